@@ -1,0 +1,302 @@
+"""The vocabulary: what the parts of ddslogd say to each other.
+
+A cycle of an ``Instance`` follows one export. Its reply (``ExportReply``) has a ``Row`` for each node's file; a row
+that is ready becomes a ``Link`` to a ``LogFile``, and the log file on disk is a ``Snapshot``. What became of each file
+is an outcome: ``Stored | Unchanged | Superseded | Failed``; what became of the cycle is a ``CycleReport``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Every:
+    """A schedule by interval: ticks lie on a grid through the epoch, shifted by a phase per instance."""
+
+    interval: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cron:
+    """A schedule by five cron fields, read in a time zone.
+
+    Attributes:
+        expression: As cronsim reads it; it fires at some time (the configuration has tried it).
+        timezone: An IANA name.
+    """
+
+    expression: str
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One DDS instance whose logs are collected.
+
+    Attributes:
+        id: 32 hex digits and ``in02``.
+        name: What the operator calls it: unique, and the directory of its files.
+        cloud: The name of its entry under ``clouds``.
+        node_ids: Only these nodes; empty for all.
+        schedule: When its cycles begin.
+    """
+
+    id: str
+    name: str
+    cloud: str
+    node_ids: tuple[str, ...] = ()
+    schedule: Every | Cron
+
+
+class RowState(StrEnum):
+    """What one row of an export is doing."""
+
+    PENDING = "pending"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One node's file in a reply, as the cloud describes it.
+
+    Attributes:
+        url: Secret, see ``Link``; None unless the state is READY.
+        updated_at: Aware, UTC; None where the cloud did not say.
+    """
+
+    node: str
+    file_name: str
+    state: RowState
+    url: str | None = field(default=None, repr=False)
+    updated_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if (self.state is RowState.READY) != (self.url is not None):
+            msg = "a row is ready exactly when it has a link"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReply:
+    """The cloud's answer to one errorlog-download call.
+
+    Attributes:
+        rows: One a file; may be empty while the export is created.
+        creating: True where the cloud says in so many words that more is to come.
+        failed: True where the cloud says that at least one file failed.
+        unknown_words: Status words that no document lists; their rows count as pending.
+        request_id: For the vendor's support.
+    """
+
+    rows: tuple[Row, ...]
+    creating: bool
+    failed: bool = False
+    unknown_words: tuple[str, ...] = ()
+    request_id: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether nothing more is to come: judged by the rows, the top-level word can only delay it."""
+        return not self.creating and all(row.state is not RowState.PENDING for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class LogFile:
+    """The identity of one exported file.
+
+    A file name alone does not identify it: a later export may use it again with other bytes.
+
+    Attributes:
+        instance: The instance's name, see ``Instance``.
+        node: As the cloud names it; hostile until it has become a path segment.
+        file_name: As for the node.
+        updated_at: When the cloud finished it; aware, UTC, whole milliseconds.
+    """
+
+    instance: str
+    node: str
+    file_name: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A signed link to one prepared file.
+
+    Attributes:
+        url: Secret: whoever holds it can read the log. Kept byte for byte; the signature covers it.
+        expires_at: Aware, UTC, by the object store's clock; when it is no longer to be used.
+        request_id: Of the reply it came with.
+    """
+
+    file: LogFile
+    url: str = field(repr=False)
+    expires_at: datetime
+    request_id: str = ""
+
+    def expires_within(self, margin: timedelta, *, now: datetime) -> bool:
+        """Tell whether less than the margin is left of its life at ``now``."""
+        return now + margin >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What proves that two replies of the object store speak of the same bytes.
+
+    Attributes:
+        etag: As sent, quotes included; empty where none came.
+        total: Bytes of the whole object; None where no length came.
+        last_modified: As sent; empty where none came.
+    """
+
+    etag: str = ""
+    total: int | None = None
+    last_modified: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One published file on disk: whole and final.
+
+    Attributes:
+        path: Relative to the storage directory; identifies the snapshot.
+        size: Bytes.
+        md5: Lower-case hex, of the bytes on disk.
+        etag: As the object store sent it.
+        verified: True where length or ETag proved it whole; False is ``unverified``.
+        stored_at: Aware, UTC.
+    """
+
+    file: LogFile
+    path: str
+    size: int
+    md5: str
+    etag: str
+    verified: bool
+    stored_at: datetime
+    attempts: int = 1
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The file is on disk, new."""
+
+    snapshot: Snapshot
+    fetched: int
+    """Bytes that crossed the wire for it in this cycle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unchanged:
+    """The file is nothing new: the ledger had it, or its bytes are those of the node's last one, or it is empty."""
+
+    file: LogFile
+    fetched: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
+    """The cloud made a newer file of the same node meanwhile, which is fetched in its place."""
+
+    file: LogFile
+    fetched: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The file is not on disk.
+
+    Attributes:
+        file_name: Empty where the cloud named no file.
+        reason: A sentence that says whose turn it is.
+        kind: The error's class name, for counting.
+    """
+
+    node: str
+    file_name: str
+    reason: str
+    kind: str
+    fetched: int = 0
+
+
+Outcome = Stored | Unchanged | Superseded | Failed
+
+
+class CycleOutcome(StrEnum):
+    """How a cycle ended, in one word."""
+
+    OK = "ok"
+    """Every file the export has is on disk."""
+    NOTHING = "nothing"
+    """The cloud has no file for this instance."""
+    PARTIAL = "partial"
+    """Some files are on disk, some failed."""
+    FAILED = "failed"
+    """No file came: the call failed, or all files did."""
+    NO_ROOM = "no_room"
+    """Nothing was asked for, since the disk is below ``keep_free``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleReport:
+    """What one cycle of one instance brought.
+
+    Attributes:
+        outcomes: One a file.
+        error: What stopped the cycle as a whole; empty where nothing did.
+    """
+
+    instance: str
+    started_at: datetime
+    finished_at: datetime
+    outcome: CycleOutcome
+    outcomes: Sequence[Outcome] = ()
+    error: str = ""
+    error_kind: str = ""
+
+    @property
+    def stored(self) -> int:
+        """Count the files that are new on disk."""
+        return sum(isinstance(outcome, Stored) for outcome in self.outcomes)
+
+    @property
+    def unchanged(self) -> int:
+        """Count the files that were nothing new."""
+        return sum(isinstance(outcome, Unchanged) for outcome in self.outcomes)
+
+    @property
+    def failures(self) -> tuple[Failed, ...]:
+        """Give the files that are not on disk."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failed))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Sum the sizes of the new files."""
+        return sum(outcome.snapshot.size for outcome in self.outcomes if isinstance(outcome, Stored))
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Sum what crossed the wire."""
+        return sum(outcome.fetched for outcome in self.outcomes)
+
+
+class Progress(Protocol):
+    """Who watches transfers as they run: a progress bar, or nobody."""
+
+    def began(self, file: LogFile, total: int | None, at: int) -> None:
+        """Hear that a transfer of ``file`` begins at byte ``at`` of ``total`` (None: not known)."""
+
+    def advanced(self, file: LogFile, size: int) -> None:
+        """Hear that ``size`` more bytes are on disk."""
+
+    def ended(self, file: LogFile, outcome: Outcome) -> None:
+        """Hear what became of the file."""
