@@ -15,6 +15,7 @@
     │   ├── Interrupted           nobody yet: it is resumed (cut, stall, 5xx)
     │   ├── LinkRefused           a new link is asked for, once
     │   ├── Changed               the object is another one now: begin again from zero
+    │   ├── Corrupt               the bytes are not what the checksum says: begin again, once
     │   └── Unpublishable         what came is no log, or too large; it is left out
     └── StorageError              the operator: the disk refuses (full, read-only, permissions)
 
@@ -140,7 +141,15 @@ class TransferError(DdslogdError):
 
 
 class Interrupted(TransferError):
-    """The transfer broke off; what is on disk is good and can be gone on with."""
+    """The transfer broke off; what is on disk is good and can be gone on with.
+
+    Attributes:
+        retry_after_s: What the server asked for, in seconds; None where it asked for nothing.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class LinkRefused(TransferError):
@@ -149,6 +158,10 @@ class LinkRefused(TransferError):
 
 class Changed(TransferError):
     """What is on disk is no part of what the object store holds now."""
+
+
+class Corrupt(TransferError):
+    """All bytes came, and they are not the ones that the object store's checksum speaks of."""
 
 
 class Unpublishable(TransferError):

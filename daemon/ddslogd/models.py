@@ -155,11 +155,13 @@ class Identity:
         etag: As sent, quotes included; empty where none came.
         total: Bytes of the whole object; None where no length came.
         last_modified: As sent; empty where none came.
+        md5: What the bytes' MD5 must be, lower-case hex; empty where the ETag is no MD5. No part of the identity.
     """
 
     etag: str = ""
     total: int | None = None
     last_modified: str = ""
+    md5: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,3 +302,6 @@ class Progress(Protocol):
 
     def ended(self, file: LogFile, outcome: Outcome) -> None:
         """Hear what became of the file."""
+
+    def cycled(self, report: CycleReport) -> None:
+        """Hear how a cycle ended."""

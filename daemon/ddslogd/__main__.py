@@ -1,0 +1,5 @@
+"""python -m ddslogd."""
+
+from ddslogd.cli import main
+
+main()

@@ -1,0 +1,244 @@
+"""The commands an operator types.
+
+Exit status: 0 done; 1 something failed, it says what; 2 the command line is wrong; 74 the disk refuses; 75 another
+ddslogd works on the same directory; 78 the configuration is wrong (sysexits.h).
+"""
+
+# What is heavy (aiohttp, rich) is imported by the command that needs it, so that --help is quick.
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from ddslogd import __version__, config
+from ddslogd.errors import ConfigError, Locked, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from ddslogd.config import Loaded
+    from ddslogd.models import CycleReport, Instance
+    from ddslogd.operate.log import Redactor
+
+T = TypeVar("T")
+
+DEFAULT_CONFIG = "/etc/ddslogd/ddslogd.yaml"
+EXIT_FAILED = 1
+EXIT_DISK = 74
+EXIT_LOCKED = 75
+EXIT_CONFIG = 78
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="DDSLOGD_CONFIG",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    help="The configuration file ($DDSLOGD_CONFIG).",
+)
+
+
+def log_options(default_level: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that say how events are printed."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        levels, forms = click.Choice(["debug", "info", "warning", "error"]), click.Choice(["auto", "console", "json"])
+        command = click.option("--log-level", type=levels, default=default_level, show_default=True)(command)
+        return click.option(
+            "--log-format",
+            type=forms,
+            default="auto",
+            show_default=True,
+            help="auto: console on a terminal, else JSON.",
+        )(command)
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ddslogd")
+def commands() -> None:
+    """Bring the error logs of Huawei Cloud DDS instances to local disk."""
+
+
+@commands.command()
+@config_option
+@log_options("info")
+def run(path: Path, log_level: str, log_format: str) -> None:
+    """Collect at every instance's schedule until SIGTERM or SIGINT."""
+    from ddslogd.operate.progress import Silent  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+    from ddslogd.service import opened  # noqa: PLC0415  # heavy
+
+    redactor = _events(log_level, log_format)
+    loaded = config.load(path)
+    _log_warnings(loaded)
+
+    async def serve() -> None:
+        async with opened(loaded.settings, clock=SystemClock(), progress=Silent(), redact=redactor.add) as service:
+            await service.serve()
+
+    _until_signal(serve())
+
+
+@commands.command()
+@click.argument("names", metavar="[INSTANCE]...", nargs=-1)
+@config_option
+@log_options("error")
+def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) -> None:
+    """Run one cycle of each INSTANCE (name or id; all where none is named), now.
+
+    Exit status 0: every file is on disk. 1: something failed.
+    """
+    from rich.console import Console  # noqa: PLC0415  # heavy
+
+    from ddslogd.operate.progress import watching  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+    from ddslogd.service import opened  # noqa: PLC0415  # heavy
+
+    redactor = _events(log_level, log_format)
+    loaded = config.load(path)
+    chosen = _chosen(loaded.settings.fleet(), names)
+
+    async def cycles() -> list[CycleReport]:
+        with watching(Console()) as progress:
+            async with opened(loaded.settings, clock=SystemClock(), progress=progress, redact=redactor.add) as service:
+                return await service.once(chosen)
+
+    reports = _until_signal(cycles())
+    if reports is None or any(report.error or report.failures for report in reports):
+        sys.exit(EXIT_FAILED)
+
+
+@commands.command()
+@config_option
+def check(path: Path) -> None:
+    """Say everything that is wrong with the configuration file.
+
+    Exit status 0: the daemon would run with it (there may be warnings). 78: it would not.
+    """
+    loaded = config.load(path)
+    for warning in loaded.warnings:
+        click.echo(warning.render(path), err=True)
+    settings = loaded.settings
+    click.echo(f"{path}: good: {len(settings.fleet())} instances in {len(settings.clouds)} clouds")
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration, for an editor to complete and check by."""
+    click.echo(json.dumps(config.schema(), indent=2))
+
+
+@commands.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free one.")
+@click.option(
+    "--speed", type=click.FloatRange(0.001, 10_000), default=60.0, show_default=True, help="1: the cloud's own pace."
+)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("ddslogd-sandbox"),
+    show_default=True,
+    help="Where the printed configuration stores logs.",
+)
+def sandbox(port: int, speed: float, directory: Path) -> None:
+    """Run a made-up cloud on loopback until Ctrl-C, and print a configuration that fits it."""
+    from ddslogd.demo import serve_sandbox  # noqa: PLC0415  # heavy
+
+    _until_signal(serve_sandbox(port=port, speed=speed, directory=directory.absolute()))
+
+
+@commands.command()
+@click.option("--keep", is_flag=True, help="Go on until Ctrl-C.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep what is stored here; else it is removed in the end.",
+)
+@log_options("warning")
+def demo(*, keep: bool, directory: Path | None, log_level: str, log_format: str) -> None:
+    """Collect from a made-up cloud for half a minute, to see how it goes; nothing leaves this machine.
+
+    Exit status 0: all that the cloud exported is on disk, byte for byte.
+    """
+    from ddslogd.demo import run_demo  # noqa: PLC0415  # heavy
+
+    redactor = _events(log_level, log_format)
+    whole = _until_signal(run_demo(keep=keep, directory=directory, redact=redactor.add))
+    sys.exit(0 if whole in {True, None} else EXIT_FAILED)
+
+
+def main() -> None:
+    """Run a command; turn what is foreseen into a message and an exit status."""
+    try:
+        commands()
+    except ConfigError as exc:
+        _end(str(exc), EXIT_CONFIG)
+    except Locked as exc:
+        _end(f"ddslogd: {exc}", EXIT_LOCKED)
+    except StorageError as exc:
+        _end(f"ddslogd: {exc}", EXIT_DISK)
+
+
+def _end(message: str, status: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(status)
+
+
+def _events(level: str, form: str) -> Redactor:
+    from ddslogd.operate import log  # noqa: PLC0415  # heavy
+
+    redactor = log.Redactor()
+    log.configure(redactor, level=level, form=form)
+    return redactor
+
+
+def _log_warnings(loaded: Loaded) -> None:
+    import structlog  # noqa: PLC0415  # heavy
+
+    for warning in loaded.warnings:
+        structlog.get_logger().warning("config.warning", path=warning.path, line=warning.line, text=warning.text)
+
+
+def _chosen(fleet: tuple[Instance, ...], names: tuple[str, ...]) -> tuple[Instance, ...]:
+    unknown = [name for name in names if not any(name in {one.name, one.id} for one in fleet)]
+    if unknown:
+        known = ", ".join(sorted(one.name for one in fleet)[:20])
+        raise click.BadParameter(f"not in the configuration: {', '.join(unknown)}; it has {known}")
+    return tuple(one for one in fleet if not names or one.name in names or one.id in names)
+
+
+def _until_signal(work: Coroutine[Any, Any, T]) -> T | None:
+    """Run to the end, or until SIGTERM or SIGINT cancels it; then give None."""
+
+    async def stoppable() -> T | None:
+        task = asyncio.current_task()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else sys.exit)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            return None
+
+    with asyncio.Runner(loop_factory=_faster_loop()) as runner:
+        return runner.run(stoppable())
+
+
+def _faster_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give uvloop's loop where the extra ``speed`` is installed."""
+    try:
+        import uvloop  # noqa: PLC0415  # optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,112 @@
+"""The calls to one account's API: authenticated, in their turn, retried where a retry can help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import stamina
+import structlog
+
+from ddslogd.cloud import wire
+from ddslogd.errors import CloudError, CredentialsRefused, Throttled, Unavailable
+from ddslogd.pacing import full_jitter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from ddslogd.cloud.budget import Budget
+    from ddslogd.cloud.credentials import Credentials
+    from ddslogd.cloud.http import Http, Reply
+    from ddslogd.models import ExportReply, Instance
+
+log = structlog.get_logger()
+
+TRIES = 6
+DEADLINE_S = 180.0  # for a call with all its retries; the next cycle asks again anyway
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
+LONGEST_RETRY_AFTER_S = 120.0  # what a server asks for beyond that is not believed
+THROTTLED_WAIT_S = 10.0  # the gateway counts by the minute and sends no Retry-After. APIGW.0308
+
+
+class Api:
+    """One account in one region."""
+
+    def __init__(self, *, endpoint: str, http: Http, credentials: Credentials, budget: Budget) -> None:
+        self._endpoint = endpoint
+        self._http = http
+        self._credentials = credentials
+        self._budget = budget
+
+    def now(self) -> datetime:
+        """Give the time by the cloud's clock: expiry is judged by it."""
+        return self._http.now()
+
+    async def errorlog_download(self, instance: Instance, *, urgency: float) -> ExportReply:
+        """Start the instance's export, or ask how it goes; either way its ready rows get links signed now.
+
+        Raises:
+            CloudError: One of its kinds, once retries are used up or where they cannot help.
+        """
+        body = wire.errorlog_body(instance.node_ids)
+
+        def path(project_id: str) -> str:
+            return wire.errorlog_path(project_id, instance.id)
+
+        reply = await self._retried("POST", path, body, urgency=urgency)
+        return wire.read_export(reply.body, request_id=reply.request_id)
+
+    async def _retried(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
+        waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
+
+        def wait(exc: Exception) -> bool | float:
+            match exc:
+                case Throttled():
+                    return FIRST_WAIT_S  # the whole account pauses; the turn is what has to be waited for
+                case Unavailable(retry_after_s=None):
+                    return next(waits)
+                case Unavailable(retry_after_s=float(seconds)):
+                    return min(seconds, LONGEST_RETRY_AFTER_S)
+                case _:
+                    return False
+
+        async for attempt in stamina.retry_context(on=wait, attempts=TRIES, timeout=DEADLINE_S):
+            with attempt:
+                return await self._authenticated(method, path, body, urgency=urgency)
+        raise AssertionError  # stamina raises the last error itself
+
+    async def _authenticated(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
+        """Make the call; where a new token may help, once more with one."""
+        headers = await self._credentials.headers()
+        try:
+            return await self._once(method, path, body, headers, urgency=urgency)
+        except CloudError as exc:
+            sure = isinstance(exc, CredentialsRefused)
+            if not wire.may_be_old_token(exc):
+                raise
+            if not await self._credentials.renew(headers, sure=sure):
+                if sure:
+                    await self._credentials.give_up(headers)
+                raise
+        headers = await self._credentials.headers()
+        try:
+            return await self._once(method, path, body, headers, urgency=urgency)
+        except CredentialsRefused:
+            await self._credentials.give_up(headers)
+            raise
+
+    async def _once(
+        self, method: str, path: Callable[[str], str], body: bytes, headers: Mapping[str, str], *, urgency: float
+    ) -> Reply:
+        url = self._endpoint + path(await self._credentials.project_id())
+        async with self._budget.call(urgency):
+            reply = await self._http.call(method, url, headers={**wire.JSON_HEADERS, **headers}, body=body)
+            if reply.status == 200:  # noqa: PLR2004  # also while the export is created. dds_api_0096
+                return reply
+            error = wire.read_error(reply.status, reply.headers, reply.body, now=self._http.now())
+            if isinstance(error, Throttled):
+                asked = THROTTLED_WAIT_S if error.retry_after_s is None else error.retry_after_s
+                self._budget.pause(min(asked, LONGEST_RETRY_AFTER_S))
+            log.debug("api.refused", method=method, status=reply.status, code=error.code, request_id=error.request_id)
+            raise error

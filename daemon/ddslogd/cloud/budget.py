@@ -1,0 +1,140 @@
+"""The calls of one account: so many a minute, the most urgent first, none while the cloud has us wait."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+import structlog
+from aiolimiter import AsyncLimiter
+
+from ddslogd.errors import CloudError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ddslogd.pacing import Clock
+
+log = structlog.get_logger()
+
+IN_PROGRESS = 0.0
+"""The urgency of a call that goes on with what has begun: before every new export."""
+
+OPEN_AFTER = 5  # calls in a row without an answer
+FIRST_PROBE_S = 5.0
+LONGEST_PROBE_S = 300.0
+
+
+class Circuit:
+    """Stops calling where nobody answers: after some silent calls one is let through now and then, as a probe."""
+
+    def __init__(self, *, clock: Clock, name: str) -> None:
+        self._clock = clock
+        self._name = name
+        self._silent = 0
+        self._probe_at = 0.0  # by the steady clock
+        self._probing = False
+
+    def enter(self) -> None:
+        """Pass, or be refused at once.
+
+        Raises:
+            Unavailable: The circuit is open, and somebody else probes or it is too early to.
+        """
+        if self._silent < OPEN_AFTER:
+            return
+        if self._probing or self._clock.monotonic() < self._probe_at:
+            raise Unavailable(f"{self._name} gave no answer to the last {self._silent} calls: wait, it is probed")
+        self._probing = True
+
+    def left(self, *, answered: bool | None) -> None:
+        """Note how a call that entered ended; None where it was broken off."""
+        self._probing = False
+        match answered:
+            case True:
+                if self._silent >= OPEN_AFTER:
+                    log.info("account.reached_again", cloud=self._name, silent_calls=self._silent)
+                self._silent = 0
+            case False:
+                self._silent += 1
+                doublings = min(max(self._silent - OPEN_AFTER, 0), 16)
+                self._probe_at = self._clock.monotonic() + min(LONGEST_PROBE_S, FIRST_PROBE_S * 2**doublings)
+                if self._silent == OPEN_AFTER:
+                    log.warning("account.unreachable", cloud=self._name, silent_calls=self._silent)
+            case None:
+                pass
+
+
+class Budget:
+    """Hands out the turns of one account's calls.
+
+    Every call takes its turn here, retries included, so nothing above can exceed the account's limit. Whoever is more
+    urgent goes first; among equals, who came first.
+    """
+
+    def __init__(self, *, calls_per_minute: int, clock: Clock, name: str) -> None:
+        # A bucket that starts full lets its whole size through at once and the rate on top of it: with a small bucket
+        # and the rate lowered by its size, no 60 seconds see more than calls_per_minute.
+        burst = max(1, calls_per_minute // 10)
+        rate = max(calls_per_minute - burst, calls_per_minute / 2)
+        self._limiter = AsyncLimiter(burst, 60 * burst / rate)
+        self._circuit = Circuit(clock=clock, name=name)
+        self._clock = clock
+        self._name = name
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._number = count()
+        self._pump: asyncio.Task[None] | None = None
+        self._resume_at = 0.0  # by the steady clock
+
+    @asynccontextmanager
+    async def call(self, urgency: float) -> AsyncIterator[None]:
+        """Wait for a turn, then make one call inside; the lower the urgency's number, the sooner.
+
+        Raises:
+            Unavailable: The account has not answered for a while.
+        """
+        self._circuit.enter()
+        answered = None
+        try:
+            await self._turn(urgency)
+            yield
+            answered = True
+        except CloudError as exc:
+            answered = exc.status != 0
+            raise
+        finally:
+            self._circuit.left(answered=answered)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody call for that long: the cloud asked for it."""
+        self._resume_at = max(self._resume_at, self._clock.monotonic() + seconds)
+        log.warning("account.paused", cloud=self._name, seconds=round(seconds, 1))
+
+    def close(self) -> None:
+        """Hand out no more turns."""
+        if self._pump is not None:
+            self._pump.cancel()
+
+    async def _turn(self, urgency: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (urgency, next(self._number), future))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._hand_out(), name=f"budget of {self._name}")
+        await future
+
+    async def _hand_out(self) -> None:
+        while self._drop_gone():
+            while (left := self._resume_at - self._clock.monotonic()) > 0:
+                await self._clock.sleep(left)
+            await self._limiter.acquire()
+            if self._drop_gone():
+                heappop(self._waiting)[-1].set_result(None)
+
+    def _drop_gone(self) -> bool:
+        """Forget waiters that were cancelled; tell whether any is left."""
+        while self._waiting and self._waiting[0][-1].done():
+            heappop(self._waiting)
+        return bool(self._waiting)

@@ -1,0 +1,250 @@
+"""How a request says who we are: headers from a token that is given, or from a login that is renewed.
+
+An account locks after some failed logins (IAM: five in 15 minutes), so a refused login is not repeated until a
+cool-down is over or the operator has put another secret in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from ddslogd.cloud import wire
+from ddslogd.errors import CloudError, CredentialsRefused, Unavailable
+from ddslogd.shared import Shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from ddslogd.cloud.http import Reply
+    from ddslogd.cloud.identity import IdentityService
+    from ddslogd.config import PasswordAuth, Secret
+    from ddslogd.pacing import Clock
+
+log = structlog.get_logger()
+
+TOKEN_COOL_DOWN = timedelta(minutes=5)
+PASSWORD_COOL_DOWN = timedelta(minutes=15)  # as long as IAM locks a user by default. OTC login policy
+RENEW_BEFORE = timedelta(minutes=30)  # or a fifth of the token's life, where that is less
+YOUNG = timedelta(minutes=5)  # a token of that age is not the reason of a missing right
+TOKEN_HEADER = "X-Auth-Token"  # noqa: S105  # a header's name
+
+
+class Credentials(Protocol):
+    """Says who we are, on a request."""
+
+    async def headers(self) -> Mapping[str, str]:
+        """Give the headers that authenticate a request.
+
+        Raises:
+            CredentialsRefused: They were refused, and it is too early to try again.
+            Unavailable: The identity service gave no answer.
+        """
+
+    async def project_id(self) -> str:
+        """Give the project the credentials are for; raises as ``headers`` does."""
+
+    async def renew(self, refused: Mapping[str, str], *, sure: bool) -> bool:
+        """Put others in the place of refused headers; tell whether one more call is worth it.
+
+        ``sure`` is False where the cloud spoke of a missing right, which an old token only may be the reason of.
+        """
+
+    async def give_up(self, refused: Mapping[str, str]) -> None:
+        """Hear that new headers were refused as well: begin a cool-down."""
+
+
+def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> str:
+    """Read a secret from where the configuration says it is.
+
+    Raises:
+        CredentialsRefused: It is not there, or empty; the message says where it was looked for.
+    """
+    if secret.env:
+        text, where = environ.get(secret.env, ""), f"the environment variable {secret.env}"
+    else:
+        path = secret.file or Path(environ.get("CREDENTIALS_DIRECTORY", "/")) / str(secret.credential)
+        where = f"the file {path}"
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+            raise CredentialsRefused(f"a secret cannot be read from {where}: {reason}") from None
+    if not text.strip():
+        raise CredentialsRefused(f"a secret is missing: {where} is empty or not set")
+    return text.strip()
+
+
+class GivenToken:
+    """A token that somebody else obtains and puts where the configuration says; read anew for each call."""
+
+    def __init__(self, secret: Secret, *, project_id: str, clock: Clock, redact: Callable[[str], None]) -> None:
+        self._secret = secret
+        self._project_id = project_id
+        self._redact = redact
+        self._refusal = _Refusal(clock, TOKEN_COOL_DOWN)
+
+    async def headers(self) -> Mapping[str, str]:
+        """Give the token's header, unless this very token was refused a short while ago."""
+        token = await self._read()
+        self._refusal.check(token)
+        return {TOKEN_HEADER: token}
+
+    async def project_id(self) -> str:
+        """Give the configured project."""
+        return self._project_id
+
+    async def renew(self, refused: Mapping[str, str], *, sure: bool) -> bool:  # noqa: ARG002  # any new token will do
+        """Look whether another token has been put in place meanwhile."""
+        return await self._read() != refused[TOKEN_HEADER]
+
+    async def give_up(self, refused: Mapping[str, str]) -> None:
+        """Begin the cool-down of this token."""
+        self._refusal.note(refused[TOKEN_HEADER], "the cloud does not accept the token: put a new one in its place")
+
+    async def _read(self) -> str:
+        token = await asyncio.to_thread(read_secret, self._secret)
+        self._redact(token)
+        return token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Token:
+    text: str = field(repr=False)
+    project_id: str
+    begun_at: datetime
+    ends_at: datetime
+
+    @property
+    def renew_at(self) -> datetime:
+        return self.ends_at - min(RENEW_BEFORE, (self.ends_at - self.begun_at) / 5)
+
+
+class PasswordLogin:
+    """A user's password, exchanged for a token that everybody shares and that is renewed before it ends."""
+
+    def __init__(
+        self,
+        auth: PasswordAuth,
+        *,
+        identity: IdentityService,
+        project: tuple[str, str],
+        server_now: Callable[[], datetime],
+        clock: Clock,
+        redact: Callable[[str], None],
+    ) -> None:
+        """Prepare the login.
+
+        Args:
+            auth: User, domain, and where the password is.
+            identity: Exchanges the password for a token.
+            project: Id and name of the project; either may be empty.
+            server_now: The time by the cloud's clock, which a token's end is judged by.
+            clock: For the cool-down.
+            redact: Hears every secret, so that none is printed.
+        """
+        self._auth = auth
+        self._identity = identity
+        self._project = project
+        self._now = server_now
+        self._redact = redact
+        self._token: _Token | None = None
+        self._login = Shared(self._log_in, name=f"login of {auth.username}")
+        self._refusal = _Refusal(clock, PASSWORD_COOL_DOWN)
+
+    async def headers(self) -> Mapping[str, str]:
+        """Give the shared token's header, logging in first where there is none or its end is near."""
+        return {TOKEN_HEADER: (await self._current()).text}
+
+    async def project_id(self) -> str:
+        """Give the project of the token, as the identity service names it."""
+        return (await self._current()).project_id
+
+    async def renew(self, refused: Mapping[str, str], *, sure: bool) -> bool:
+        """Drop the refused token, once for all who used it, so that the next call logs in."""
+        token = self._token
+        if token is None or token.text != refused[TOKEN_HEADER]:
+            return True  # somebody has renewed it already
+        if not sure and self._now() - token.begun_at < YOUNG:
+            return False
+        self._token = None
+        return True
+
+    async def give_up(self, refused: Mapping[str, str]) -> None:
+        """Begin the cool-down of this password: never more than two logins in a row."""
+        if self._token is not None and self._token.text == refused[TOKEN_HEADER]:
+            self._token = None
+        password = await asyncio.to_thread(read_secret, self._auth.password)
+        self._refusal.note(
+            password, "the cloud accepts the login but not the token it gave: check region, project and rights"
+        )
+
+    async def _current(self) -> _Token:
+        token = self._token
+        if token is not None and self._now() < token.renew_at:
+            return token
+        try:
+            return await self._login()
+        except (Unavailable, CredentialsRefused):
+            if token is not None and self._now() < token.ends_at:
+                return token  # it still serves; the renewal is tried again with the next call
+            raise
+
+    async def _log_in(self) -> _Token:
+        password = await asyncio.to_thread(read_secret, self._auth.password)
+        self._redact(password)
+        self._refusal.check(password)
+        project_id, project_name = self._project
+        body = wire.password_login(
+            user=self._auth.username,
+            password=password,
+            domain=self._auth.domain_name,
+            project_id=project_id,
+            project_name=project_name,
+        )
+        try:
+            reply = await self._identity.login(body)
+        except Unavailable:
+            raise
+        except CloudError as exc:
+            self._refusal.note(password, f"the login of {self._auth.username} was refused: {exc}")
+            raise CredentialsRefused(f"the login of {self._auth.username} was refused: {exc}") from exc
+        self._token = self._read_token(reply)
+        log.info("login.done", user=self._auth.username, ends_at=self._token.ends_at.isoformat())
+        return self._token
+
+    def _read_token(self, reply: Reply) -> _Token:
+        text = reply.headers.get(wire.SUBJECT_TOKEN, "")
+        self._redact(text)
+        ends_at, project_id = wire.read_token(reply.body, request_id=reply.request_id)
+        if not text:
+            raise Unavailable("the login's reply holds no token", status=reply.status, request_id=reply.request_id)
+        return _Token(text=text, project_id=project_id, begun_at=self._now(), ends_at=ends_at)
+
+
+class _Refusal:
+    """Remembers a secret that was refused, until the cool-down is over or another one is there."""
+
+    def __init__(self, clock: Clock, cool_down: timedelta) -> None:
+        self._clock = clock
+        self._cool_down = cool_down
+        self._secret = ""
+        self._reason = ""
+        self._until = clock.now()
+
+    def note(self, secret: str, reason: str) -> None:
+        self._secret, self._reason = secret, reason
+        self._until = self._clock.now() + self._cool_down
+        log.error("credentials.refused", reason=reason, not_tried_before=self._until.isoformat(timespec="seconds"))
+
+    def check(self, secret: str) -> None:
+        if secret == self._secret and self._clock.now() < self._until:
+            until = self._until.isoformat(timespec="seconds")
+            raise CredentialsRefused(f"{self._reason}; not tried again before {until}, or with another secret")

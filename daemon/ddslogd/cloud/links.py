@@ -1,0 +1,103 @@
+"""What a signed URL says of its own life, and whether it may be followed at all.
+
+Facts: reference OBS "Authentication of Signature in a URL" (V2: ``Expires``, epoch seconds, absolute), S3 API "V4
+temporarily authorized request" (``X-Amz-Date`` and ``X-Amz-Expires``, seconds after it).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_URL = 8192  # characters; signed links are a few hundred, with a session token two thousand
+_MILLISECONDS_FROM = 10**11  # as seconds that is the year 5138, so a larger number counts milliseconds
+
+
+def expiry(url: str) -> datetime | None:
+    """Give when the link dies, by the object store's clock: aware, UTC; None where the URL does not say.
+
+    Names are read in any case. Where both forms are there, the earlier moment counts.
+    """
+    try:
+        query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
+    except ValueError:
+        return None
+    moments = [_absolute(query.get("expires")), _relative(query, "x-amz-"), _relative(query, "x-obs-")]
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def objection(url: str, *, hosts: Iterable[str], plain_http: bool) -> str | None:
+    """Say why a link must not be followed; None where it may.
+
+    Args:
+        url: The link. It appears in no answer but by its scheme and host.
+        hosts: Patterns of allowed hosts: ``obs.example.com``, or ``*.example.com`` for every name under it.
+        plain_http: Whether the API itself is on loopback over http; then a link to a loopback address may be too.
+    """
+    if len(url) > MAX_URL:
+        return "the link is longer than 8192 characters"
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        return "the link holds characters that no URL may hold"
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return "the link is no URL"
+    if "@" in parts.netloc:
+        return "the link holds user information"
+    if parts.scheme != "https" and not (plain_http and parts.scheme == "http" and is_loopback(host)):
+        return f"the link's scheme is {parts.scheme[:16]!r}, not https"
+    if not any(_matches(host, pattern.lower()) for pattern in hosts):
+        return f"the link points to {host[:255]!r}, which link_hosts does not allow"
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine by its very name."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _matches(host: str, pattern: str) -> bool:
+    if _is_address(host):  # an address is allowed in so many words only, never by a pattern
+        return host == pattern
+    return bool(host) and fnmatchcase(host, pattern)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # "127.1", "0x7f.1" and "2130706433" are addresses to some resolvers.
+        return host.rpartition(".")[2][:1].isdigit()
+    return True
+
+
+def _absolute(seconds: str | None) -> datetime | None:
+    if seconds is None or not seconds.isdecimal() or len(seconds) > 15:  # noqa: PLR2004  # milliseconds have 13
+        return None
+    number = int(seconds)
+    try:
+        return datetime.fromtimestamp(number / 1000 if number >= _MILLISECONDS_FROM else number, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _relative(query: dict[str, str], prefix: str) -> datetime | None:
+    begin, seconds = query.get(f"{prefix}date", ""), query.get(f"{prefix}expires", "")
+    if not seconds.isdecimal() or len(seconds) > 9:  # noqa: PLR2004  # a week, the most there is, has 6 digits
+        return None
+    try:
+        return datetime.strptime(begin, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) + timedelta(seconds=int(seconds))
+    except (ValueError, OverflowError):
+        return None

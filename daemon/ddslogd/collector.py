@@ -1,0 +1,277 @@
+"""One cycle of one instance: follow its export, bring each link to disk as it comes, keep the books.
+
+room? ─► Export.follow ─ link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger
+(a task each, in the cycle's TaskGroup)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.cloud.exports import Export
+from ddslogd.errors import CloudError, StorageError, TransferError
+from ddslogd.models import CycleOutcome, CycleReport, Failed, Snapshot, Stored, Superseded, Unchanged
+from ddslogd.storage import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from ddslogd.cloud.api import Api
+    from ddslogd.cloud.exports import LinkRule
+    from ddslogd.config import Settings
+    from ddslogd.models import Instance, Link, Outcome, Progress
+    from ddslogd.pacing import Clock
+    from ddslogd.storage.ledger import Ledger
+    from ddslogd.storage.part import Part
+    from ddslogd.storage.store import Store
+    from ddslogd.transfer.downloader import Downloader, Fetched
+
+log = structlog.get_logger()
+
+_GOOD = {CycleOutcome.OK, CycleOutcome.NOTHING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What a cycle needs of its instance's cloud."""
+
+    api: Api
+    downloader: Downloader
+    rule: LinkRule
+
+
+class Collector:
+    """Runs cycles. Everything foreseen ends in their reports; only bugs raise."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Mapping[str, Account],
+        store: Store,
+        ledger: Ledger,
+        settings: Settings,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            accounts: By the name of the cloud.
+            store: Where snapshots go.
+            ledger: The books.
+            settings: Of the whole daemon.
+            clock: For the times in reports and the waits of exports.
+            progress: Hears what becomes of each file.
+        """
+        self._accounts = accounts
+        self.store = store
+        self.ledger = ledger
+        self.settings = settings
+        self.clock = clock
+        self.progress = progress
+        self._full = False
+        self._last_success: dict[str, datetime] = {}
+
+    async def open(self) -> None:
+        """Learn from the ledger how stale each instance is."""
+        self._last_success = await self.ledger.last_successes()
+
+    async def collect(self, instance: Instance, *, tick: datetime) -> CycleReport:
+        """Run one cycle and enter it in the ledger."""
+        began = self.clock.monotonic()
+        report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
+        if report.outcome in _GOOD:
+            self._last_success[report.instance] = report.finished_at
+        try:
+            await self.ledger.close_cycle(report, tick=tick)
+        except StorageError as exc:
+            log.error("ledger.failed", instance=instance.name, reason=str(exc))
+        _tell(report, took_s=self.clock.monotonic() - began)
+        self.progress.cycled(report)
+        return report
+
+    def urgency(self, instance: Instance) -> float:
+        """Give the urgency of a new export: the staler the instance, the sooner; after all that has begun."""
+        last = self._last_success.get(instance.name)
+        return 1.0 + (last.timestamp() if last else 0.0)
+
+    async def has_room(self) -> bool:
+        """Tell whether there is room on disk; say once that there is none, and once that there is again."""
+        has_room = await self.store.has_room()
+        storage = self.settings.storage
+        if has_room and self._full:
+            log.info("disk.room_again", directory=str(storage.directory))
+        if not has_room and not self._full:
+            todo = "make room, or lower storage.keep_free; until then nothing is requested"
+            log.warning(
+                "disk.below_keep_free", directory=str(storage.directory), keep_free=storage.keep_free, todo=todo
+            )
+        self._full = not has_room
+        return has_room
+
+
+class _Cycle:
+    """One cycle under way, and what it has brought so far."""
+
+    def __init__(self, collector: Collector, instance: Instance, account: Account) -> None:
+        self._collector = collector
+        self._instance = instance
+        self._account = account
+        self._started_at = collector.clock.now()
+        self._outcomes: list[Outcome] = []
+        self._error = ""
+        self._error_kind = ""
+
+    async def run(self) -> CycleReport:
+        """Follow the export to its end and every file to disk; a bad file never stops its neighbours."""
+        limit = self._collector.settings.schedule.cycle_timeout
+        guard = asyncio.timeout(limit.total_seconds())
+        try:
+            async with guard:
+                if not await self._collector.has_room():
+                    return self._report(CycleOutcome.NO_ROOM, "the disk is below storage.keep_free", "NoRoom")
+                await self._collector.store.sweep(self._collector.clock.now())
+                await self._follow()
+        except TimeoutError:
+            if not guard.expired():
+                raise
+            self._error, self._error_kind = f"the cycle took longer than schedule.cycle_timeout ({limit})", "Timeout"
+        except StorageError as exc:
+            self._error, self._error_kind = str(exc), type(exc).__name__
+        return self._report(self._outcome(), self._error, self._error_kind)
+
+    async def _follow(self) -> None:
+        async with asyncio.TaskGroup() as group:
+
+            def hand_on(link: Link) -> None:
+                group.create_task(self._settle(link, export), name=f"{self._instance.name}/{link.file.node}")
+
+            export = Export(
+                self._instance,
+                api=self._account.api,
+                rule=self._account.rule,
+                settings=self._collector.settings.export,
+                clock=self._collector.clock,
+                hand_on=hand_on,
+            )
+            try:
+                missing = await export.follow(urgency=self._collector.urgency(self._instance))
+            except CloudError as exc:
+                self._error, self._error_kind = str(exc), type(exc).__name__
+            else:
+                for failed in missing:
+                    self._note(failed)
+
+    async def _settle(self, link: Link, export: Export) -> None:
+        outcome = await self._bring(link, export)
+        self._note(outcome)
+        self._collector.progress.ended(link.file, outcome)
+
+    def _note(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        match outcome:
+            case Stored(snapshot=snapshot):
+                log.info("file.stored", instance=self._instance.name, path=snapshot.path, size=snapshot.size)
+            case Failed():
+                log.warning(
+                    "file.failed",
+                    instance=self._instance.name,
+                    node=outcome.node,
+                    file=outcome.file_name,
+                    reason=outcome.reason,
+                )
+            case Unchanged(file=file) | Superseded(file=file):
+                log.debug("file.skipped", instance=self._instance.name, node=file.node, file=file.file_name)
+
+    async def _bring(self, link: Link, export: Export) -> Outcome:
+        """Bring one file to disk; whatever is foreseen is an outcome."""
+        file, store = link.file, self._collector.store
+        received = 0
+        try:
+            if await self._collector.ledger.holds(layout.key(file)):
+                return Unchanged(file=file)
+            async with store.part(file) as part:
+                try:
+                    fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
+                    return await self._keep(link, part, fetched)
+                finally:
+                    received = part.received
+        except (CloudError, TransferError, StorageError) as exc:
+            return Failed(
+                node=file.node, file_name=file.file_name, reason=str(exc), kind=type(exc).__name__, fetched=received
+            )
+
+    async def _keep(self, link: Link, part: Part, fetched: Fetched | None) -> Outcome:
+        """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
+        file, ledger = link.file, self._collector.ledger
+        if fetched is None:
+            await part.remove()
+            return Superseded(file=file, fetched=part.received)
+        if part.size == 0:  # a quiet node; an empty file is never published
+            await part.remove()
+            return Unchanged(file=file)
+        snapshot = Snapshot(
+            file=file,
+            path=layout.key(file),
+            size=part.size,
+            md5=part.md5,
+            etag=part.identity.etag,
+            verified=fetched.verified,
+            stored_at=self._collector.clock.now(),
+            attempts=fetched.attempts,
+            request_id=link.request_id,
+        )
+        same = await ledger.same_as_last(snapshot)
+        if same is not None:
+            await part.remove()
+            await ledger.enter(replace(snapshot, path=same))
+            return Unchanged(file=file, fetched=part.received)
+        await part.publish()
+        await ledger.enter(snapshot)
+        return Stored(snapshot=snapshot, fetched=part.received)
+
+    def _outcome(self) -> CycleOutcome:
+        good = any(isinstance(outcome, Stored | Unchanged) for outcome in self._outcomes)
+        bad = bool(self._error) or any(isinstance(outcome, Failed) for outcome in self._outcomes)
+        match good, bad:
+            case True, True:
+                return CycleOutcome.PARTIAL
+            case True, False:
+                return CycleOutcome.OK
+            case False, True:
+                return CycleOutcome.FAILED
+            case _:
+                return CycleOutcome.NOTHING
+
+    def _report(self, outcome: CycleOutcome, error: str, error_kind: str) -> CycleReport:
+        return CycleReport(
+            instance=self._instance.name,
+            started_at=self._started_at,
+            finished_at=self._collector.clock.now(),
+            outcome=outcome,
+            outcomes=tuple(self._outcomes),
+            error=error,
+            error_kind=error_kind,
+        )
+
+
+def _tell(report: CycleReport, *, took_s: float) -> None:
+    tell = log.info if report.outcome in _GOOD else log.warning
+    failing = {"error": report.error} if report.error else {}
+    tell(
+        "cycle.done",
+        instance=report.instance,
+        outcome=report.outcome.value,
+        stored=report.stored,
+        unchanged=report.unchanged,
+        failed=len(report.failures),
+        stored_bytes=report.stored_bytes,
+        fetched_bytes=report.fetched_bytes,
+        took_s=round(took_s, 1),
+        **failing,
+    )

@@ -1,0 +1,558 @@
+"""The configuration: YAML in, ``Settings`` out, or every complaint about the file at once.
+
+Each section is a model that says what it takes. Rules that look at more than one value (``Section.rules``) read the
+values as they came, so that one bad value hides no other complaint. Defaults stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
+from itertools import takewhile
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticCustomError
+
+from ddslogd import yamltree
+from ddslogd.errors import Complaint, ConfigError
+from ddslogd.models import Cron, Every, Instance
+from ddslogd.values import (
+    SAID_OF_KEY,
+    AbsolutePath,
+    CredentialName,
+    CronExpression,
+    Duration,
+    EnvironmentName,
+    HostPattern,
+    InstanceId,
+    Name,
+    NodeId,
+    Origin,
+    ProjectId,
+    Section,
+    Service,
+    Size,
+    Text,
+    Timezone,
+    complaint,
+    cron_that_fires,
+    domain_of,
+    guess,
+    host_of,
+    known_timezone,
+    read_duration,
+    shortest_gap,
+    spell_duration,
+    spell_size,
+    within,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddslogd.yamltree import Location, Tree
+
+CALLS_PER_CYCLE: Final = 3
+"""One call starts an export, one finds it half done, one finds its last row; renewals of links are rare."""
+
+_SECOND: Final = timedelta(seconds=1)
+_INSTANT: Final = timedelta(milliseconds=1)
+_HOUR: Final = timedelta(hours=1)
+_DAY: Final = timedelta(days=1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MINUTE_US: Final = 60_000_000
+_AUTH_KEYS: Final = frozenset(
+    {"method", "token", "username", "password", "domain_name", "env", "file", "credential"},
+)
+Interval = Annotated[Duration, AfterValidator(within(_SECOND, 31 * _DAY))]
+Wait = Annotated[Duration, AfterValidator(within(_INSTANT, _HOUR))]
+Limit = Annotated[Duration, AfterValidator(within(_INSTANT, _DAY))]
+Margin = Annotated[Duration, AfterValidator(within(timedelta(), timedelta(minutes=3)))]
+
+_SMALLEST_SIZE: Final = 1024**2
+"""No default this large is a mere number."""
+_SAME_FILES: Final = "the cloud would serve the same files"
+_DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+class Secret(Section):
+    """Where a secret is found: an environment variable, a file or a systemd credential. Never the secret itself."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    env: EnvironmentName | None = None
+    """The name of an environment variable."""
+    file: AbsolutePath | None = None
+    """The absolute path of a file that holds nothing else."""
+    credential: CredentialName | None = None
+    """The name of a systemd credential, as in LoadCredential=."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_reference(cls, raw: Any) -> Any:
+        """Complain without a word of what is there: it may be the secret."""
+        if isinstance(raw, cls):
+            return raw
+        if not isinstance(raw, Mapping):
+            raise complaint(f"a secret must not stand in this file: {_REFERENCE}")
+        if len(raw) != 1 or not raw.keys() <= cls.model_fields.keys() or None in raw.values():
+            raise complaint(f"must hold exactly one known key: {_REFERENCE}")
+        return raw
+
+
+_REFERENCE: Final = "give {env: NAME}, {file: /path} or {credential: NAME}"
+
+
+class TokenAuth(Section):
+    """A token that somebody else renews."""
+
+    method: Literal["token"]
+    token: Secret
+    """An IAM token, read anew whenever the cloud refuses the last one."""
+
+
+class PasswordAuth(Section):
+    """An IAM user's name and password: ddslogd asks IAM for tokens itself."""
+
+    method: Literal["password"]
+    username: Text
+    """The IAM user, not the account's owner."""
+    password: Secret
+    """The user's password."""
+    domain_name: Text
+    """The name of the account that the user belongs to."""
+
+
+class Cloud(Section):
+    """One account in one region."""
+
+    tagged: ClassVar[str] = "auth"
+    later: ClassVar[frozenset[str]] = frozenset({"access_key", "metadata"})
+
+    endpoint: Service
+    """The DDS service: https, or http on a loopback address."""
+    iam_endpoint: Service | None = None
+    """The IAM service of the same region; method password needs it."""
+    project_id: ProjectId | None = None
+    """The project's id; method token needs it."""
+    project_name: Text | None = None
+    """The project's name, mostly the region's; method password can do with it in place of the id."""
+    auth: Annotated[TokenAuth | PasswordAuth, Field(discriminator="method")]
+    """Who ddslogd says it is."""
+    calls_per_minute: int = Field(default=60, strict=True, ge=1, le=12_000)
+    """The account's budget of calls, retries included."""
+    link_hosts: tuple[HostPattern, ...] = ()
+    """Hosts that links may point to, as host or *.domain; empty for the endpoint's own domain."""
+    ca_file: AbsolutePath | None = None
+    """Certificates to trust in place of the host's, PEM."""
+    proxy: Origin | None = None
+    """An HTTP proxy on the way to the cloud."""
+
+    @property
+    def allowed_link_hosts(self) -> tuple[str, ...]:
+        """Give the hosts that links may point to, in lower case: a host itself, or ``*.`` and a domain."""
+        return tuple(host.lower() for host in self.link_hosts) or (domain_of(host_of(self.endpoint)),)
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Check that the method has what it needs."""
+        missing = {key for key in ("iam_endpoint", "project_id", "project_name") if raw.get(key) is None}
+        method = _given(raw.get("auth"), "method")
+        if method == "token" and "project_id" in missing:
+            yield ("project_id",), "is missing: method token needs it (look-up by name comes in a later version)"
+        if method == "password" and "iam_endpoint" in missing:
+            yield ("iam_endpoint",), "is missing: method password asks it for tokens"
+        if method == "password" and {"project_id", "project_name"} <= missing:
+            yield ("project_id",), "is missing: method password needs it, or project_name"
+
+
+class Schedule(Section):
+    """When cycles begin: at an interval, or by cron."""
+
+    every: Interval | None = timedelta(minutes=20)
+    """An interval; each instance has a phase of its own in it."""
+    cron: CronExpression | None = None
+    """Five cron fields, in place of every."""
+    timezone: Timezone = "UTC"
+    """What cron is read in, an IANA name; instances with a cron of their own take it over."""
+    cycle_timeout: Limit = _HOUR
+    """A cycle that hangs is ended after it."""
+
+    @property
+    def when(self) -> Every | Cron:
+        """Give the schedule of the instances that have none of their own."""
+        return _when(self.every, self.cron, self.timezone) or Every(interval=_default(Schedule, "every"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cron_replaces_every(cls, raw: Any) -> Any:
+        return {"every": None, **raw} if isinstance(raw, Mapping) and raw.get("cron") is not None else raw
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Check that one of every and cron is there."""
+        yield from _one_schedule(raw)
+        if "every" in raw and raw["every"] is None and raw.get("cron") is None:
+            yield ("every",), "is empty: give it a value, or give cron"
+
+
+class Export(Section):
+    """How long the cloud is asked for the links of one cycle."""
+
+    first_poll: Wait = 10 * _SECOND
+    """The wait before the second call; the waits grow from here."""
+    max_poll: Wait = Field(default=30 * _SECOND, validate_default=True)
+    """The longest wait between two calls."""
+    give_up_after: Limit = Field(default=timedelta(minutes=10), validate_default=True)
+    """Rows that are not ready by then have failed."""
+    fresh_for: Limit = timedelta(minutes=15)
+    """How long the cloud serves the same files before it exports anew. A fact of the cloud: leave it."""
+
+    @field_validator("max_poll", "give_up_after")
+    @classmethod
+    def _is_not_below(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        lower = "first_poll" if info.field_name == "max_poll" else "max_poll"
+        if lower in info.data and value < info.data[lower]:
+            raise complaint(f"is {spell_duration(value)}, below {lower} ({spell_duration(info.data[lower])})")
+        return value
+
+
+class Download(Section):
+    """How files are fetched."""
+
+    concurrent: int = Field(default=16, strict=True, ge=1, le=256)
+    """Files fetched at the same time, over all instances."""
+    stall_timeout: Wait = 60 * _SECOND
+    """Silence on a connection that ends it; there is no limit on the whole transfer."""
+    connect_timeout: Wait = 10 * _SECOND
+    """A connection must stand within it."""
+    renew_before: Margin = 30 * _SECOND
+    """A link with less life than this is renewed before it is used; the shortest life seen is 3 minutes."""
+    attempts: int = Field(default=5, strict=True, ge=1, le=100)
+    """Tries per file in one cycle."""
+    max_size: Size = Field(default=1024**3, ge=1)
+    """A file larger than this is refused; the cloud's own limit is 40 MB."""
+
+
+class Storage(Section):
+    """Where files and state are kept."""
+
+    directory: AbsolutePath = Path("/var/log/ddslogd")
+    """The logs: snapshots/<instance>/<node>/…"""
+    state: AbsolutePath = Path("/var/lib/ddslogd")
+    """The ledger of what is on disk."""
+    keep_free: Size = Field(default=2 * 1024**3, ge=0)
+    """Below this much free room nothing is requested; what runs may finish."""
+
+
+class InstanceEntry(Section):
+    """One DDS instance."""
+
+    id: InstanceId
+    """The instance's id: 32 hex digits and in02."""
+    name: Name | None = None
+    """The name of its directory; default the id."""
+    cloud: Name | None = None
+    """An entry under clouds; optional where there is one."""
+    nodes: tuple[NodeId, ...] = ()
+    """Ids of the nodes to collect; empty for all."""
+    every: Interval | None = None
+    """Overrides schedule."""
+    cron: CronExpression | None = None
+    """Overrides schedule."""
+    timezone: Timezone | None = None
+    """What this entry's cron is read in; default schedule.timezone."""
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Check that at most one schedule is there."""
+        yield from _one_schedule(raw)
+        if raw.get("timezone") is not None and raw.get("cron") is None:
+            yield ("timezone",), "has no effect without cron"
+
+
+class Settings(Section):
+    """The whole configuration of ddslogd."""
+
+    clouds: dict[Name, Cloud] = Field(min_length=1)
+    """One entry per account and region."""
+    schedule: Schedule = Field(default_factory=Schedule)
+    export: Export = Field(default_factory=Export)
+    download: Download = Field(default_factory=Download)
+    storage: Storage = Field(default_factory=Storage)
+    instances: tuple[InstanceEntry, ...] = Field(min_length=1)
+    """The instances whose logs are collected."""
+
+    def fleet(self) -> tuple[Instance, ...]:
+        """Give the instances with every default applied, in the order of the file."""
+        cloud = next(iter(self.clouds))
+        return tuple(
+            Instance(
+                id=entry.id,
+                name=entry.name or entry.id,
+                cloud=entry.cloud or cloud,
+                node_ids=entry.nodes,
+                schedule=_when(entry.every, entry.cron, entry.timezone or self.schedule.timezone) or self.schedule.when,
+            )
+            for entry in self.instances
+        )
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Check what sections say of each other."""
+        entries = _entries(raw)
+        yield from _unknown_clouds(entries, raw.get("clouds"))
+        yield from _taken(entries)
+        yield from _cut_short(raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration that can be used, and what the operator should still hear about it."""
+
+    settings: Settings
+    warnings: tuple[Complaint, ...]
+
+
+def load(path: Path) -> Loaded:
+    """Read one file.
+
+    Raises:
+        ConfigError: Holds every complaint, also the one about a file that cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        text = f"cannot be read: {exc.strerror or exc}"
+        raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)]) from exc
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line, column = yamltree.position(content[: exc.start].decode("utf-8-sig"))
+    else:
+        return parse(text, path)
+    raise ConfigError(path, [Complaint(line=line, column=column, path="", text="is not UTF-8 text")])
+
+
+def parse(text: str, file: str | Path) -> Loaded:
+    """Read a configuration from its text; ``file`` only names it in complaints.
+
+    Raises:
+        ConfigError: Holds every complaint, warnings too.
+    """
+    tree = yamltree.read(text)
+    complaints = [
+        Complaint(line=found.line, column=found.column, path=_path(found.loc), text=found.text)
+        for found in tree.findings
+    ]
+    settings = None
+    if isinstance(tree.value, Mapping):
+        try:
+            settings = Settings.model_validate(tree.value)
+        except ValidationError as exc:
+            complaints += _complaints(tree, exc)
+        complaints += [_placed(tree, where, said, warning=True) for where, said in _warnings(tree.value)]
+    elif not complaints:
+        empty = "the file is empty: it needs clouds and instances"
+        complaints.append(_placed(tree, (), empty if tree.value is None else "must be a mapping of keys to values"))
+    if settings is None or not all(found.warning for found in complaints):
+        raise ConfigError(file, complaints)  # outside of any except clause: foreign errors may quote the file
+    return Loaded(settings=settings, warnings=tuple(sorted(complaints)))
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON schema of the file, draft 2020-12, for editors."""
+    return {"$schema": _DRAFT, **Settings.model_json_schema(schema_generator=_InOurSpelling)}
+
+
+class _InOurSpelling(GenerateJsonSchema):
+    """Writes defaults as the file would."""
+
+    def encode_default(self, dft: Any) -> Any:
+        match dft:
+            case timedelta():
+                return spell_duration(dft)
+            case int() if dft >= _SMALLEST_SIZE:
+                return spell_size(dft)
+            case _:
+                return super().encode_default(dft)
+
+
+def _complaints(tree: Tree, exc: ValidationError) -> Iterator[Complaint]:
+    """Turn what pydantic found into complaints, less what the tree could not read in the first place."""
+    for error in exc.errors(include_url=False, include_input=False, include_context=False):
+        if error["loc"] not in tree.unread:
+            yield _placed(tree, error["loc"], error["msg"], key=error["type"] == SAID_OF_KEY)
+
+
+def _placed(tree: Tree, loc: Location, text: str, *, key: bool = False, warning: bool = False) -> Complaint:
+    line, column = tree.place(loc, key=key)
+    return Complaint(line=line, column=column, path=_path(loc), text=text, warning=warning)
+
+
+def _path(loc: Location) -> str:
+    """Render a path. Below ``auth`` it ends at the first unknown key: ``token: {hunter2}`` makes a key of a secret."""
+    if loc[:1] == ("clouds",) and loc[2:3] == ("auth",):
+        loc = (*loc[:3], *takewhile(_AUTH_KEYS.__contains__, loc[3:]))
+    return yamltree.path_of(loc)
+
+
+def _given(section: object, key: str) -> Any:
+    """Look into a section that is still raw, or is a model already; None where it is neither, or has no such key."""
+    return section.get(key) if isinstance(section, Mapping) else getattr(section, key, None)
+
+
+def _default(section: type[Section], name: str) -> Any:
+    return section.model_fields[name].default
+
+
+def _timing(section: type[Section], raw: object, name: str) -> timedelta:
+    """Read a duration of a raw section; its default where there is none that can be read."""
+    try:
+        return read_duration(_given(_given(raw, section.__name__.lower()), name))
+    except PydanticCustomError:
+        duration: timedelta = _default(section, name)
+        return duration
+
+
+def _when(every: timedelta | None, cron: str | None, timezone: str) -> Every | Cron | None:
+    if cron is not None:
+        return Cron(expression=cron, timezone=timezone)
+    return None if every is None else Every(interval=every)
+
+
+def _one_schedule(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    if raw.get("every") is not None and raw.get("cron") is not None:
+        yield ("cron",), "cannot stand beside every: keep one of them"
+
+
+def _cut_short(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """Find a cycle that ends before its export is given up: at its limit, or at the export's if that alone is given."""
+    limit, give_up = _timing(Schedule, raw, "cycle_timeout"), _timing(Export, raw, "give_up_after")
+    if limit >= give_up:
+        return
+    if _given(raw.get("schedule"), "cycle_timeout") is None:
+        text = f"is {spell_duration(give_up)}, above schedule.cycle_timeout ({spell_duration(limit)})"
+        yield ("export", "give_up_after"), text
+    else:
+        text = f"is {spell_duration(limit)}, below export.give_up_after ({spell_duration(give_up)})"
+        yield ("schedule", "cycle_timeout"), text
+
+
+def _entries(raw: object) -> list[object]:
+    """Give the raw entries under instances; nothing where that is no list."""
+    entries = _given(raw, "instances")
+    return list(entries) if isinstance(entries, list | tuple) else []
+
+
+def _unknown_clouds(entries: list[object], clouds: object) -> Iterator[tuple[Location, str]]:
+    """Find entries that name no known cloud, or none where there are several."""
+    if not isinstance(clouds, Mapping) or not clouds:
+        return
+    for index, entry in enumerate(entries):
+        match _given(entry, "cloud"):
+            case str(cloud) if cloud not in clouds:
+                yield ("instances", index, "cloud"), f"there is no {cloud!r} under clouds{guess(cloud, clouds)}"
+            case None if len(clouds) > 1 and isinstance(entry, Mapping | InstanceEntry):
+                yield ("instances", index, "cloud"), f"is missing: there are {len(clouds)} clouds to choose from"
+
+
+def _taken(entries: list[object]) -> Iterator[tuple[Location, str]]:
+    """Find entries whose id or name is another's, or whose name is another's id."""
+    ids, names = _firsts(entries, "id"), _firsts(entries, "name")
+    for index, entry in enumerate(entries):
+        own_id, name = _given(entry, "id"), _given(entry, "name")
+        if isinstance(own_id, str) and ids[own_id] != index:
+            yield ("instances", index, "id"), f"is the id of instances[{ids[own_id]}] too"
+        if isinstance(name, str) and names[name] != index:
+            yield ("instances", index, "name"), f"is the name of instances[{names[name]}] too"
+        elif isinstance(name, str) and ids.get(name, index) != index:
+            yield ("instances", index, "name"), f"is the id of instances[{ids[name]}]"
+
+
+def _firsts(entries: list[object], key: str) -> dict[str, int]:
+    """Map each text under a key to the first entry that has it."""
+    firsts: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        if isinstance(text := _given(entry, key), str):
+            firsts.setdefault(text, index)
+    return firsts
+
+
+def _gap(section: object, usual: timedelta | None, timezone: str) -> timedelta | None:
+    """Give the shortest time between ticks of a raw section; ``usual`` where it has no schedule, None if a bad one."""
+    every, cron = _given(section, "every"), _given(section, "cron")
+    if every is None and cron is None:
+        return usual
+    try:
+        if isinstance(cron, str):
+            return shortest_gap(cron_that_fires(cron), known_timezone(_given(section, "timezone") or timezone))
+        every = read_duration(every)
+    except (PydanticCustomError, TypeError):
+        return None
+    return every if every >= _SECOND else None
+
+
+def _warnings(raw: object) -> Iterator[tuple[Location, str]]:
+    """Find what runs, but not as the operator may think."""
+    schedule, entries, clouds = _given(raw, "schedule"), _entries(raw), _given(raw, "clouds")
+    timezone = _given(schedule, "timezone") or _default(Schedule, "timezone")
+    usual = _gap(schedule, _default(Schedule, "every"), timezone)
+    gaps = [_gap(entry, usual, timezone) for entry in entries]
+    fresh_for = _timing(Export, raw, "fresh_for")
+    yield from _served_again(("schedule",), schedule, usual, fresh_for)
+    for index, (entry, gap) in enumerate(zip(entries, gaps, strict=True)):
+        yield from _served_again(("instances", index), entry, gap, fresh_for)
+    if isinstance(clouds, Mapping):
+        yield from _over_budget(clouds, entries, gaps)
+
+
+def _served_again(
+    where: Location, section: object, gap: timedelta | None, fresh_for: timedelta
+) -> Iterator[tuple[Location, str]]:
+    """Warn of ticks before the cloud exports anew: at the schedule, or at the limit if that alone is given."""
+    if gap is None or gap >= fresh_for:
+        return
+    spelled, limit = spell_duration(gap), spell_duration(fresh_for)
+    if _given(section, "cron") is not None:
+        yield (*where, "cron"), f"has ticks {spelled} apart, below export.fresh_for ({limit}): {_SAME_FILES}"
+    elif _given(section, "every") is not None:
+        yield (*where, "every"), f"is {spelled}, below export.fresh_for ({limit}): {_SAME_FILES}"
+    elif where == ("schedule",):
+        yield ("export", "fresh_for"), f"is {limit}, above schedule.every ({spelled}): {_SAME_FILES}"
+
+
+def _over_budget(
+    clouds: Mapping[str, object], entries: list[object], gaps: list[timedelta | None]
+) -> Iterator[tuple[Location, str]]:
+    """Warn of accounts whose instances need more calls than they have."""
+    only = next(iter(clouds)) if len(clouds) == 1 else None
+    cycles: dict[object, Counter[timedelta]] = {name: Counter() for name in clouds}
+    for entry, gap in zip(entries, gaps, strict=True):
+        cloud = _given(entry, "cloud") or only
+        if gap is not None and isinstance(cloud, str) and cloud in cycles:
+            cycles[cloud][gap] += 1
+    for name, account in clouds.items():
+        own = cycles[name]
+        need = sum(Fraction(count * CALLS_PER_CYCLE * _MINUTE_US, gap // _MICROSECOND) for gap, count in own.items())
+        budget = _given(account, "calls_per_minute")
+        budget = budget if isinstance(budget, int) else _default(Cloud, "calls_per_minute")
+        if need > budget:
+            calls = f"{ceil(need * 10) / 10:.1f} (instances: {own.total()}, {CALLS_PER_CYCLE} calls a cycle)"
+            text = f"{budget} is too few: the schedules need {calls}"
+            yield ("clouds", name, "calls_per_minute"), text

@@ -1,0 +1,131 @@
+"""The sandbox cloud as a newcomer meets it: alone, or with a daemon that collects from it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import Counter
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.tree import Tree
+
+from ddslogd import config
+from ddslogd.operate.progress import watching
+from ddslogd.pacing import SystemClock
+from ddslogd.sandbox import Faults, Sandbox, configuration
+from ddslogd.service import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddslogd.models import CycleReport, LogFile, Outcome
+    from ddslogd.operate.progress import Lines
+
+SPEED = 150.0  # the cloud's 20 minutes take 8 seconds
+CYCLES = 3  # of each instance, until the demo ends by itself
+WINDOW = 400_000  # bytes of an export, in place of the cloud's 40 MB
+LINES_PER_SECOND = 60.0
+BACKLOG = timedelta(seconds=15)  # less than a window, so that windows grow first and slide then
+BYTES_PER_SECOND = 300_000.0  # of a transfer, so that there is something to see
+
+
+async def serve_sandbox(*, port: int, speed: float, directory: Path) -> None:
+    """Run a sandbox until cancelled; print its endpoints and a configuration that fits, together valid YAML."""
+    async with Sandbox(port=port, speed=speed) as cloud:
+        text = configuration(cloud, directory=directory / "logs", state=directory / "state")
+        print(  # noqa: T201  # what the command is for
+            f"# A made-up cloud, {speed:g} times as fast as the real one.",
+            f"# DDS: {cloud.endpoint}  IAM: {cloud.iam_endpoint}",
+            f"# Its user is {cloud.user_name} of {cloud.domain_name}, password {cloud.password}.",
+            f"# export DDSLOGD_TOKEN={cloud.issue_token()}",
+            text,
+            sep="\n",
+            flush=True,
+        )
+        await asyncio.Event().wait()
+
+
+async def run_demo(*, keep: bool, directory: Path | None, redact: Callable[[str], None]) -> bool:
+    """Collect from a sandbox and print what came; tell whether all of it is what the sandbox exported.
+
+    Args:
+        keep: Go on until cancelled, in place of ending after a few cycles.
+        directory: Where to store; a temporary one where none is given.
+        redact: Hears every secret, so that none is printed.
+    """
+    console = Console()
+    async with AsyncExitStack() as stack:
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddslogd-demo-")))
+        sandbox = Sandbox(
+            speed=SPEED,
+            window=WINDOW,
+            lines_per_second=LINES_PER_SECOND,
+            backlog=BACKLOG,
+            faults=Faults(bytes_per_second=BYTES_PER_SECOND),
+        )
+        await stack.enter_async_context(sandbox)
+        os.environ["DDSLOGD_TOKEN"] = sandbox.issue_token()
+        text = configuration(sandbox, directory=directory / "logs", state=directory / "state")
+        settings = config.parse(text, "demo").settings
+        console.print(
+            f"A made-up cloud at {sandbox.endpoint}, {SPEED:g} times as fast as the real one; logs: {directory}/logs",
+            soft_wrap=True,
+        )
+        with watching(console) as shown:
+            watch = _Count(shown, {instance.name for instance in settings.fleet()})
+            async with opened(settings, clock=SystemClock(), progress=watch, redact=redact) as service:
+                serving = asyncio.create_task(service.serve(), name="service")
+                with suppress(asyncio.CancelledError):
+                    await (serving if keep else watch.enough.wait())
+                serving.cancel()
+                await asyncio.wait([serving])
+        return _show(console, directory / "logs", sandbox)
+
+
+class _Count:
+    """Passes on what is shown, and counts cycles."""
+
+    def __init__(self, shown: Lines, instances: set[str]) -> None:
+        self._shown = shown
+        self._left = Counter(dict.fromkeys(instances, CYCLES))
+        self.enough = asyncio.Event()
+
+    def began(self, file: LogFile, total: int | None, at: int) -> None:
+        self._shown.began(file, total, at)
+
+    def advanced(self, file: LogFile, size: int) -> None:
+        self._shown.advanced(file, size)
+
+    def ended(self, file: LogFile, outcome: Outcome) -> None:
+        self._shown.ended(file, outcome)
+
+    def cycled(self, report: CycleReport) -> None:
+        self._shown.cycled(report)
+        self._left[report.instance] -= 1
+        if max(self._left.values()) <= 0:
+            self.enough.set()
+
+
+def _show(console: Console, directory: Path, sandbox: Sandbox) -> bool:
+    """Print the tree of what is stored, and whether each file is one of the sandbox's exports."""
+    nodes = [node for instance in sandbox.fleet for group in instance.groups for node in group.nodes]
+    exports = {node.name: set(sandbox.exports_of(node.name)) for node in nodes}
+    tree, good, count = Tree(str(directory)), True, 0
+    branches: dict[Path, Tree] = {}
+    for path in sorted(directory.rglob("*.log")):
+        whole = path.read_bytes() in exports.get(path.parent.name, set())
+        good, count = good and whole, count + 1
+        branch = tree
+        for parent in reversed(path.relative_to(directory).parents[:-1]):
+            branch = branches[parent] = branches.get(parent) or branch.add(parent.name)
+        branch.add(f"{path.name}  {decimal(path.stat().st_size)}{'' if whole else '  NOT WHAT THE CLOUD HAD'}")
+    Console(width=max(console.width, 250)).print(tree, highlight=False)
+    console.print(f"{count} files, {'each byte for byte what the cloud exported' if good else 'NOT ALL AS EXPORTED'}.")
+    return good and count > 0

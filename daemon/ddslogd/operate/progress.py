@@ -1,0 +1,127 @@
+"""How transfers look while they run: bars on a terminal, a line a file elsewhere, nothing in the daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from ddslogd.models import Failed, Stored, Superseded, Unchanged
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from rich.console import Console
+
+    from ddslogd.models import CycleReport, LogFile, Outcome
+
+
+class Silent:
+    """Nobody watches."""
+
+    def began(self, file: LogFile, total: int | None, at: int) -> None:
+        """Say nothing."""
+
+    def advanced(self, file: LogFile, size: int) -> None:
+        """Say nothing."""
+
+    def ended(self, file: LogFile, outcome: Outcome) -> None:
+        """Say nothing."""
+
+    def cycled(self, report: CycleReport) -> None:
+        """Say nothing."""
+
+
+class Lines(Silent):
+    """One line for each file, and one for each cycle."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> Self:
+        """Begin; there is nothing to prepare."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End; there is nothing to clear away."""
+
+    def ended(self, file: LogFile, outcome: Outcome) -> None:
+        """Print what became of the file."""
+        match outcome:
+            case Stored(snapshot=snapshot):
+                self._print(f"stored     {snapshot.path} ({decimal(snapshot.size)})")
+            case Unchanged():
+                self._print(f"unchanged  {file.instance}/{file.node}: nothing new since the last export")
+            case Superseded():
+                self._print(f"superseded {file.instance}/{file.node}: a newer export is fetched instead")
+            case Failed():
+                pass  # told with the cycle, beside the files that never had a link
+
+    def cycled(self, report: CycleReport) -> None:
+        """Print what failed, and the cycle's sum."""
+        for failed in report.failures:
+            self._print(f"failed     {report.instance}/{failed.node}: {failed.reason}")
+        if report.error:
+            self._print(f"failed     {report.instance}: {report.error}")
+        took_s = (report.finished_at - report.started_at).total_seconds()
+        self._print(
+            f"cycle      {report.instance}: {report.outcome}, {report.stored} stored ({decimal(report.stored_bytes)}), "
+            f"{report.unchanged} unchanged, {len(report.failures)} failed in {took_s:.1f} s"
+        )
+
+    def _print(self, line: str) -> None:
+        self._console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+class Bars(Lines):
+    """A bar for each running transfer, above it a line for each that has ended."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[LogFile, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Take the lower lines of the terminal."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the terminal back."""
+        self._progress.stop()
+
+    def began(self, file: LogFile, total: int | None, at: int) -> None:
+        """Show the transfer's bar, where it was left if it is resumed."""
+        if file not in self._tasks:
+            self._tasks[file] = self._progress.add_task(escape(f"{file.instance}/{file.node}"), total=total)
+        self._progress.update(self._tasks[file], total=total, completed=at)
+
+    def advanced(self, file: LogFile, size: int) -> None:
+        """Let the bar grow."""
+        self._progress.advance(self._tasks[file], size)
+
+    def ended(self, file: LogFile, outcome: Outcome) -> None:
+        """Put a line in the bar's place."""
+        task = self._tasks.pop(file, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        super().ended(file, outcome)
+
+
+def watching(console: Console) -> Lines:
+    """Give bars for a terminal, lines for anything else."""
+    return Bars(console) if console.is_terminal else Lines(console)

@@ -1,0 +1,43 @@
+"""The cloud's time: one clock, one speed, and the skew a fault may give it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddslogd.sandbox.faults import Faults
+
+
+def utc_now() -> datetime:
+    """Give the host's time."""
+    return datetime.now(UTC)
+
+
+class CloudClock:
+    """Reads the sandbox's only clock.
+
+    Args:
+        now: Where time comes from; aware.
+        speed: What every duration of the cloud is divided by.
+        faults: Of the whole cloud; their ``skew`` is added to what it says the time is.
+    """
+
+    def __init__(self, now: Callable[[], datetime], *, speed: float, faults: Faults) -> None:
+        self._now = now
+        self._speed = speed
+        self.faults = faults
+
+    def now(self) -> datetime:
+        """Give the true time."""
+        return self._now().astimezone(UTC)
+
+    def shown(self, moment: datetime | None = None) -> datetime:
+        """Give a moment (default: now) as the cloud's own clock has it."""
+        return (moment or self.now()) + self.faults.skew
+
+    def scaled(self, duration: timedelta) -> timedelta:
+        """Give how long a duration of the cloud takes in this sandbox."""
+        return duration / self._speed

@@ -1,0 +1,178 @@
+"""The exports of each node: begun by a call, ready after a while, the same files until they are stale."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+from ddslogd.sandbox.mongod import NodeLog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ddslogd.sandbox.clock import CloudClock
+    from ddslogd.sandbox.fleet import SandboxNode
+    from ddslogd.sandbox.objects import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedFile:
+    """What the last export of a node that came to an end left.
+
+    Attributes:
+        updated: By the true clock, whole milliseconds.
+        failed: There is no object.
+    """
+
+    name: str
+    updated: datetime
+    size: int
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An export of a node under way.
+
+    Attributes:
+        takes: As planned; a fault may add to it.
+    """
+
+    name: str
+    began: datetime
+    takes: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudRules:
+    """How this cloud behaves, by what it was started with; durations are not divided by the speed yet.
+
+    Attributes:
+        project_id: Begins every file's name.
+        window: Bytes of the newest log that a file holds.
+        lines_per_second: Of each node, by the clock.
+        backlog: How much log there is before the start.
+        takes: Seconds an export needs, from and to.
+        fresh_for: How long files are served before a call makes new ones.
+        link_life: Of a link, from the reply on.
+        keep: Exports of a node whose objects are kept.
+        seed: Decides the lines and how long each export takes.
+    """
+
+    project_id: str
+    window: int
+    lines_per_second: float
+    backlog: timedelta
+    takes: tuple[float, float]
+    fresh_for: timedelta
+    link_life: timedelta
+    keep: int
+    seed: int
+
+
+class NodeExports:
+    """One node: its log, the export under way and the file there is."""
+
+    def __init__(
+        self, node: SandboxNode, log: NodeLog, rules: CloudRules, *, store: ObjectStore, clock: CloudClock
+    ) -> None:
+        self.node = node
+        self.log = log
+        self.run: Run | None = None
+        self.file: ExportedFile | None = None
+        self.names: set[str] = set()
+        self.contents: deque[bytes] = deque(maxlen=rules.keep)
+        self._keys: deque[str] = deque()
+        self._rules = rules
+        self._store = store
+        self._clock = clock
+        self._random = Random(f"{rules.seed} exports {node.id}")  # noqa: S311 - repeatable on purpose
+
+    @property
+    def touched(self) -> datetime | None:
+        """Give when something last happened to its exports; None where nothing ever did."""
+        times = [self.run.began] if self.run else []
+        times += [self.file.updated] if self.file else []
+        return max(times, default=None)
+
+    def advance(self) -> None:
+        """Let time pass: what is due is ready, and the log goes on."""
+        now = self._clock.now()
+        due = self._due()
+        if due is not None and due <= now:
+            # A fault may have held the row for longer than it was planned, and the log has gone on meanwhile.
+            self.settle(max(due, self.log.until))
+        self.log.advance(now)
+
+    def begin(self) -> None:
+        """Begin an export, in place of one that may be under way."""
+        began = _whole_ms(self._clock.now())
+        stamp = f"{self._clock.shown(began):%Y%m%d%H%M%S%f}"[:17]
+        name = f"{self._rules.project_id}_{self.node.id}_errorlog_{stamp}"
+        takes = self._clock.scaled(timedelta(seconds=self._random.uniform(*self._rules.takes)))
+        self.run = Run(name=name, began=began, takes=takes)
+        self.names.add(name)
+
+    def settle(self, moment: datetime) -> None:
+        """Bring the export under way, if there is one, to its end."""
+        if self.run is None:
+            return
+        self.log.advance(moment)
+        failed = bool(self._clock.faults.failed_rows & {self.node.name, self.node.id})
+        data = b"" if failed else self.log.tail(self._rules.window)
+        self.file = ExportedFile(name=self.run.name, updated=_whole_ms(moment), size=len(data), failed=failed)
+        if not failed:
+            self._keep(self.run.name, data)
+        self.run = None
+
+    def replace(self, data: bytes) -> None:
+        """Give the newest object other bytes, under the same key."""
+        key = self._keys[-1]
+        self.contents.append(data)
+        self._store.put(key, data)
+
+    def _keep(self, key: str, data: bytes) -> None:
+        self.contents.append(data)
+        self._store.put(key, data)
+        self._keys.append(key)
+        if len(self._keys) > self._rules.keep:
+            self._store.drop(self._keys.popleft())
+
+    def _due(self) -> datetime | None:
+        """Give when the export under way is ready; None for never."""
+        if self.run is None:
+            return None
+        slow = self._clock.faults.slow_rows
+        extra = slow.get(self.node.name, slow.get(self.node.id, 0.0))
+        if math.isinf(extra):
+            return None
+        return self.run.began + self.run.takes + self._clock.scaled(timedelta(seconds=extra))
+
+
+def new_log(node: SandboxNode, rules: CloudRules, *, json: bool, now: datetime) -> NodeLog:
+    """Make a node's log: its backlog is due at once."""
+    random = Random(f"{rules.seed} log {node.id}")  # noqa: S311 - repeatable on purpose
+    return NodeLog(random, json=json, begins=now - rules.backlog, rate=rules.lines_per_second)
+
+
+def request_exports(nodes: Sequence[NodeExports], *, now: datetime, fresh_for: timedelta) -> None:
+    """Do what a call does: begin what never was, and everything anew when the last of it is stale.
+
+    A row that never gets ready is begun anew with the others.
+    """
+    for node in nodes:
+        node.advance()
+    touched = [node.touched for node in nodes]
+    last = max((moment for moment in touched if moment is not None), default=None)
+    stale = last is not None and now - last >= fresh_for
+    for node, moment in zip(nodes, touched, strict=True):
+        if stale or moment is None:
+            node.begin()
+
+
+def _whole_ms(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -1,0 +1,100 @@
+"""Faults on demand: what the sandbox does wrong, as fields that a test sets.
+
+A list is used up, one element for each request it fits; every other field holds until it is changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+Shape = Literal["dds", "gateway", "iam", "html", "empty"]
+Etag = Literal["md5", "multipart", "encrypted", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """One error reply in place of what the cloud would have said.
+
+    Attributes:
+        status: HTTP status.
+        code: The vendor's code, as ``DBS.280443`` or ``APIGW.0308``.
+        message: Empty for one that fits the status.
+        headers: Further headers, as ``Retry-After``.
+        shape: Whose body it has.
+    """
+
+    status: int
+    code: str = ""
+    message: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    shape: Shape = "dds"
+
+
+@dataclass(slots=True, kw_only=True)
+class Faults:
+    """What goes wrong; a fresh one is a cloud that works.
+
+    Attributes:
+        cut_after: The connection is closed after so many bytes of this object's body; Content-Length promised more.
+        stall_after: So many bytes of the body come, then nothing until the client goes or the sandbox stops.
+        object_errors: Statuses, each with the XML body that fits it.
+        api_errors: Replies to errorlog-download.
+        login_errors: Replies to a login.
+        drop_api: So many errorlog-download connections are closed without a reply.
+        drop_objects: The same for objects. A client may repeat a GET by itself after that.
+        slow_rows: Node (name or id) to extra seconds until its row is ready, divided by the sandbox's speed as every
+            time of the cloud; ``math.inf`` is never.
+        failed_rows: Nodes whose export fails.
+        bytes_per_second: The pace of an object's body; None for as fast as it goes.
+        no_length: An object comes with neither Content-Length nor chunks; the connection's end is its end.
+        etag: ``encrypted`` is 32 hex digits that are no MD5, beside the header that says so.
+        ignore_range: A range is answered with 200 and the whole object.
+        shift_range: A 206 begins (and says so) that many bytes from where it should.
+        corrupt: The byte at this offset of the object is flipped in this reply.
+        page_instead: Content type and body that come with status 200 in place of an object.
+        encoding: ``gzip``: the object is stored compressed and served with that Content-Encoding.
+        redirect: Locations for a 307 in place of an object.
+        skew: The cloud's clock minus the true one.
+        mangle: The last word on the body of a DDS reply: what it returns is sent, bytes as they are, the rest as JSON.
+        link_rewrite: The last word on each link.
+    """
+
+    cut_after: list[int] = field(default_factory=list)
+    stall_after: list[int] = field(default_factory=list)
+    object_errors: list[int] = field(default_factory=list)
+    api_errors: list[ApiError] = field(default_factory=list)
+    login_errors: list[ApiError] = field(default_factory=list)
+    drop_api: int = 0
+    drop_objects: int = 0
+    slow_rows: dict[str, float] = field(default_factory=dict)
+    failed_rows: set[str] = field(default_factory=set)
+    bytes_per_second: float | None = None
+    no_length: bool = False
+    etag: Etag = "md5"
+    ignore_range: bool = False
+    shift_range: list[int] = field(default_factory=list)
+    corrupt: list[int] = field(default_factory=list)
+    page_instead: list[tuple[str, bytes]] = field(default_factory=list)
+    encoding: str = ""
+    redirect: list[str] = field(default_factory=list)
+    skew: timedelta = timedelta(0)
+    mangle: Callable[[dict[str, Any]], Any] | None = None
+    link_rewrite: Callable[[str], str] | None = None
+
+    def clear(self) -> None:
+        """End every fault; the cloud works again."""
+        fresh = Faults()
+        for each in fields(self):
+            setattr(self, each.name, getattr(fresh, each.name))
+
+
+def take(queue: list[T]) -> T | None:
+    """Use up the first element; None where there is none."""
+    return queue.pop(0) if queue else None

@@ -1,0 +1,256 @@
+"""The sandbox: IAM, DDS and object store on one port of loopback."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from ddslogd.sandbox.clock import CloudClock, utc_now
+from ddslogd.sandbox.dds import Dds
+from ddslogd.sandbox.delivery import Delivery
+from ddslogd.sandbox.exports import CloudRules, NodeExports, new_log
+from ddslogd.sandbox.faults import Faults
+from ddslogd.sandbox.fleet import default_fleet
+from ddslogd.sandbox.iam import Account, Iam
+from ddslogd.sandbox.journal import Journal
+from ddslogd.sandbox.objects import ObjectStore
+from ddslogd.sandbox.replies import gateway_refusal
+
+if TYPE_CHECKING:
+    from collections import Counter, deque
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from ddslogd.sandbox.fleet import SandboxInstance
+    from ddslogd.sandbox.journal import RequestRecord
+
+_HOST = "127.0.0.1"
+_DEFAULT_FLEET = default_fleet()
+# Long enough for a reply that is on its way, too short to wait for one that a fault holds back.
+_PATIENCE_S = 0.05
+
+
+class Sandbox:
+    """A cloud on loopback. It serves between ``start`` and ``stop``, or inside ``async with``.
+
+    Args:
+        fleet: The instances it has.
+        now: Its only clock; aware.
+        speed: Divides every duration of the cloud: exports, freshness, the lives of tokens and links, lockouts.
+        window: Bytes of a node's newest log that an export holds.
+        lines_per_second: Of each node, by the clock; 0 where only ``write`` writes.
+        backlog: How much log there is before the start.
+        seed: Decides the lines and how long each export takes.
+        token_life: Before the division.
+        link_life: From the reply on, before the division; rounded up to whole seconds, as a link has no others.
+        fresh_for: How long an export's files are served before a call begins a new one, before the division.
+        faults: What goes wrong; its fields may be changed at any time.
+        port: 0 for a free one, which it keeps when it is started again.
+        export_takes: Seconds, from and to, before the division.
+        keep_exports: Of each node, whose objects are kept.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a dial of the cloud with a default, none belongs to another
+        self,
+        *,
+        fleet: Sequence[SandboxInstance] = _DEFAULT_FLEET,
+        now: Callable[[], datetime] = utc_now,
+        speed: float = 1.0,
+        window: int = 40_000_000,
+        lines_per_second: float = 2.0,
+        backlog: timedelta = timedelta(hours=1),
+        seed: int = 0,
+        token_life: timedelta = timedelta(hours=24),
+        link_life: timedelta = timedelta(minutes=5),
+        fresh_for: timedelta = timedelta(minutes=15),
+        faults: Faults | None = None,
+        port: int = 0,
+        export_takes: tuple[float, float] = (8.0, 25.0),
+        keep_exports: int = 64,
+    ) -> None:
+        self.fleet = tuple(fleet)
+        self.speed = speed
+        self._account = Account()
+        self.rules = CloudRules(
+            project_id=self._account.project_id,
+            window=window,
+            lines_per_second=lines_per_second,
+            backlog=backlog,
+            takes=export_takes,
+            fresh_for=fresh_for,
+            link_life=link_life,
+            keep=keep_exports,
+            seed=seed,
+        )
+        self._clock = CloudClock(now, speed=speed, faults=faults or Faults())
+        self._iam = Iam(self._account, self._clock, life=token_life, seed=seed)
+        self._store = ObjectStore(self._clock)
+        self._journal = Journal(self._clock)
+        self._nodes = self._new_nodes()
+        self._port = port
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen; the endpoints hold from here on."""
+        # A handler ends with its connection, so that one which a fault holds back does not outlive its client.
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_PATIENCE_S
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, _HOST, self._port).start()
+        self._port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Close every connection; what the cloud knows stays for another start."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def endpoint(self) -> str:
+        """Give where DDS is; its links point there too."""
+        return f"http://{_HOST}:{self._port}"
+
+    @property
+    def iam_endpoint(self) -> str:
+        """Give where IAM is."""
+        return self.endpoint
+
+    @property
+    def faults(self) -> Faults:
+        """Give what goes wrong: set its fields."""
+        return self._clock.faults
+
+    @property
+    def project_id(self) -> str:
+        """Give the only project's id."""
+        return self._account.project_id
+
+    @property
+    def project_name(self) -> str:
+        """Give the only project's name."""
+        return self._account.project_name
+
+    @property
+    def domain_name(self) -> str:
+        """Give the domain of the only user."""
+        return self._account.domain_name
+
+    @property
+    def user_name(self) -> str:
+        """Give the only user's name."""
+        return self._account.user_name
+
+    @property
+    def password(self) -> str:
+        """Give the only user's password; to set it is to change it."""
+        return self._account.password
+
+    @password.setter
+    def password(self, password: str) -> None:
+        self._account.password = password
+
+    @property
+    def calls(self) -> Counter[str]:
+        """Give how many requests of each kind came, faults included."""
+        return self._journal.calls
+
+    @property
+    def requests(self) -> deque[RequestRecord]:
+        """Give the newest requests, oldest first."""
+        return self._journal.requests
+
+    @property
+    def bytes_sent(self) -> int:
+        """Give how many bytes of objects went to sockets; no headers, no error bodies."""
+        return self._journal.bytes_sent
+
+    def issue_token(self) -> str:
+        """Give a token for the project, as a login would."""
+        return self._iam.issue()
+
+    def revoke_tokens(self) -> None:
+        """End every token there is."""
+        self._iam.revoke()
+
+    def log_of(self, node_name: str) -> bytes:
+        """Give everything the node has ever written, up to now."""
+        return bytes(self._node(node_name).log.content)
+
+    def exports_of(self, node_name: str) -> list[bytes]:
+        """Give what the node's finished exports held, oldest first; replaced bytes follow those they replaced."""
+        return list(self._node(node_name).contents)
+
+    def write(self, node_name: str, data: bytes) -> None:
+        """Append to a node's log."""
+        self._node(node_name).log.content.extend(data)
+
+    def replace_object(self, node_name: str, data: bytes) -> None:
+        """Give the node's newest object other bytes and so another ETag, under the same key."""
+        self._node(node_name).replace(data)
+
+    def finish_exports(self) -> None:
+        """Bring every export under way to its end, now."""
+        for node in self._nodes.values():
+            node.settle(self._clock.now())
+
+    def _node(self, name: str) -> NodeExports:
+        """Find a node by name or id, as of now."""
+        found = next(node for node in self._nodes.values() if name in {node.node.name, node.node.id})
+        found.advance()
+        return found
+
+    def _new_nodes(self) -> dict[str, NodeExports]:
+        now = self._clock.now()
+        return {
+            node.id: NodeExports(
+                node,
+                new_log(node, self.rules, json=instance.writes_json, now=now),
+                self.rules,
+                store=self._store,
+                clock=self._clock,
+            )
+            for instance in self.fleet
+            for node in instance.nodes
+        }
+
+    def _sign(self, key: str, expires: int) -> str:
+        return self._store.link(self.endpoint, key, expires=expires)
+
+    def _application(self) -> web.Application:
+        dds = Dds(self.fleet, self._nodes, rules=self.rules, iam=self._iam, clock=self._clock, sign=self._sign)
+        delivery = Delivery(self._store, self._clock, self._journal.sent)
+        # The first route that fits is taken; a bucket fits everything.
+        routes = (
+            ("POST", "/v3/auth/tokens", "login", self._iam.login),
+            ("GET", "/v3/projects", "projects", self._iam.projects),
+            ("GET", "/v3/{project}/instances", "instances", dds.instances),
+            (
+                "POST",
+                "/v3/{project}/instances/{instance}/errorlog-download",
+                "errorlog-download",
+                dds.errorlog_download,
+            ),
+            ("*", "/v3/{path:.*}", "other", _no_such_api),
+            ("*", "/{bucket}/{key:.+}", "object", delivery.serve),
+        )
+        application = web.Application()
+        for method, path, kind, handler in routes:
+            application.router.add_route(method, path, self._journal.watch(kind, handler))
+        application.on_response_prepare.append(self._journal.stamp)
+        return application
+
+
+async def _no_such_api(_: web.Request) -> web.StreamResponse:
+    raise gateway_refusal(404, "APIGW.0101", "The API does not exist or has not been published in the environment.")

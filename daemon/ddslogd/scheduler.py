@@ -1,0 +1,68 @@
+"""When: a cycle of each instance at each of its ticks. It is handed what to run, and knows no cloud."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.pacing import due
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from datetime import datetime
+
+    from ddslogd.models import Instance
+    from ddslogd.pacing import Clock
+
+log = structlog.get_logger()
+
+LONGEST_NAP_S = 60.0  # the wall clock may be set meanwhile: look at it at least that often
+
+
+class Scheduler:
+    """Runs cycles at their ticks: each instance in a task of its own, so that its cycles never overlap."""
+
+    def __init__(
+        self,
+        *,
+        cycle: Callable[[Instance, datetime], Awaitable[object]],
+        clock: Clock,
+        last_ticks: Mapping[str, datetime],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            cycle: Runs one cycle of an instance, for a tick.
+            clock: Says when a tick has come.
+            last_ticks: By instance name: the last tick that had its cycle, so that a restart repeats and skips none.
+        """
+        self._cycle = cycle
+        self._clock = clock
+        self._last_ticks = last_ticks
+
+    async def serve(self, instances: Iterable[Instance]) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for instance in instances:
+                group.create_task(self._ticks(instance), name=f"ticks of {instance.name}")
+
+    async def _ticks(self, instance: Instance) -> None:
+        last = self._last_ticks.get(instance.name)
+        while True:
+            last = await self._next(instance, last)
+            try:
+                await self._cycle(instance, last)
+            except Exception:  # the one broad except: a bug in one cycle must not end the others, nor the next one
+                log.exception("cycle.bug", instance=instance.name)
+
+    async def _next(self, instance: Instance, last: datetime | None) -> datetime:
+        """Return once the next tick has come, with that tick."""
+        while True:
+            now = self._clock.now()
+            tick = due(instance.schedule, last=last, now=now, key=instance.id)
+            left = (tick - now).total_seconds()
+            if left <= 0:
+                return tick
+            await self._clock.sleep(min(left, LONGEST_NAP_S))

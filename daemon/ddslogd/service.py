@@ -1,0 +1,178 @@
+"""The composition root: builds every part from the settings, and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from ddslogd import __version__
+from ddslogd.cloud import links
+from ddslogd.cloud.api import Api
+from ddslogd.cloud.budget import Budget
+from ddslogd.cloud.credentials import Credentials, GivenToken, PasswordLogin
+from ddslogd.cloud.exports import LinkRule
+from ddslogd.cloud.http import REQUEST_TIMEOUT_S, Http, new_session
+from ddslogd.cloud.identity import IdentityService
+from ddslogd.collector import Account, Collector
+from ddslogd.config import PasswordAuth, TokenAuth
+from ddslogd.pacing import Skew
+from ddslogd.scheduler import Scheduler
+from ddslogd.storage.ledger import Ledger
+from ddslogd.storage.store import Store
+from ddslogd.transfer.downloader import Downloader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from datetime import datetime
+
+    from ddslogd.config import Cloud, Settings
+    from ddslogd.models import CycleReport, Instance, Progress
+    from ddslogd.pacing import Clock
+
+log = structlog.get_logger()
+
+LOGINS_PER_MINUTE = 30  # one account needs one login a day
+
+
+class Service:
+    """All parts, built and open; ``opened`` makes one."""
+
+    def __init__(self, *, settings: Settings, collector: Collector, ledger: Ledger, clock: Clock) -> None:
+        self._settings = settings
+        self._collector = collector
+        self._ledger = ledger
+        self._clock = clock
+
+    async def serve(self) -> None:
+        """Run every instance's cycles at their ticks, until cancelled."""
+        fleet = self._settings.fleet()
+        scheduler = Scheduler(cycle=self._cycle, clock=self._clock, last_ticks=await self._ledger.last_ticks())
+        log.info("service.started", version=__version__, instances=len(fleet), clouds=len(self._settings.clouds))
+        try:
+            await scheduler.serve(fleet)
+        finally:
+            log.info("service.stopped")
+
+    async def once(self, instances: Iterable[Instance]) -> list[CycleReport]:
+        """Run one cycle of each instance, all at once; give their reports in the same order."""
+        now = self._clock.now()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._collector.collect(instance, tick=now), name=f"cycle of {instance.name}")
+                for instance in instances
+            ]
+        return [task.result() for task in tasks]
+
+    async def _cycle(self, instance: Instance, tick: datetime) -> None:
+        await self._collector.collect(instance, tick=tick)
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, *, clock: Clock, progress: Progress, redact: Callable[[str], None]
+) -> AsyncIterator[Service]:
+    """Build every part and open what has to be: directory, ledger, connections. In the end all is closed.
+
+    Args:
+        settings: As loaded.
+        clock: Policy time.
+        progress: Hears how transfers go.
+        redact: Hears every secret, so that none is printed.
+
+    Raises:
+        Locked: Another ddslogd works on the storage directory.
+        ConfigError: The ledger is a newer ddslogd's.
+        StorageError: The disk refuses.
+    """
+    async with AsyncExitStack() as stack:
+        store = Store(
+            settings.storage.directory, keep_free=settings.storage.keep_free, fresh_for=settings.export.fresh_for
+        )
+        await asyncio.to_thread(store.open, clock.now())
+        stack.callback(store.close)
+        ledger = Ledger(settings.storage.state)
+        stack.push_async_callback(ledger.close)
+        await ledger.open()
+        slots = asyncio.Semaphore(settings.download.concurrent)
+        accounts = {}
+        for name, cloud in settings.clouds.items():
+            build = _Builder(name, cloud, settings=settings, clock=clock, stack=stack)
+            accounts[name] = await build.account(slots=slots, progress=progress, redact=redact)
+        collector = Collector(
+            accounts=accounts, store=store, ledger=ledger, settings=settings, clock=clock, progress=progress
+        )
+        await collector.open()
+        yield Service(settings=settings, collector=collector, ledger=ledger, clock=clock)
+
+
+class _Builder:
+    """Builds the parts of one cloud."""
+
+    def __init__(self, name: str, cloud: Cloud, *, settings: Settings, clock: Clock, stack: AsyncExitStack) -> None:
+        self._name = name
+        self._cloud = cloud
+        self._settings = settings
+        self._clock = clock
+        self._stack = stack
+        self._skew = Skew()
+
+    async def account(self, *, slots: asyncio.Semaphore, progress: Progress, redact: Callable[[str], None]) -> Account:
+        cloud, download = self._cloud, self._settings.download
+        connect = partial(
+            new_session,
+            ca_file=cloud.ca_file,
+            proxy=cloud.proxy,
+            connect_timeout_s=download.connect_timeout.total_seconds(),
+        )
+        session = await self._stack.enter_async_context(connect(read_timeout_s=REQUEST_TIMEOUT_S))
+        store = await self._stack.enter_async_context(connect(read_timeout_s=download.stall_timeout.total_seconds()))
+        http = Http(session, clock=self._clock, skew=self._skew)
+        endpoint = cloud.endpoint.rstrip("/")
+        api = Api(
+            endpoint=endpoint,
+            http=http,
+            credentials=self._credentials(http, redact),
+            budget=self._budget(self._name, cloud.calls_per_minute),
+        )
+        downloader = Downloader(
+            session=store,
+            slots=slots,
+            settings=download,
+            clock=self._clock,
+            skew=self._skew,
+            progress=progress,
+        )
+        parts = urlsplit(endpoint)
+        on_loopback = parts.scheme == "http" and links.is_loopback(parts.hostname or "")
+        rule = LinkRule(hosts=cloud.allowed_link_hosts, plain_http=on_loopback)
+        return Account(api=api, downloader=downloader, rule=rule)
+
+    def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
+        cloud = self._cloud
+        match cloud.auth:
+            case TokenAuth(token=token):
+                return GivenToken(token, project_id=cloud.project_id or "", clock=self._clock, redact=redact)
+            case PasswordAuth() as auth:
+                identity = IdentityService(
+                    endpoint=(cloud.iam_endpoint or "").rstrip("/"),
+                    http=http,
+                    budget=self._budget(f"{self._name} (logins)", LOGINS_PER_MINUTE),
+                )
+                return PasswordLogin(
+                    auth,
+                    identity=identity,
+                    project=(cloud.project_id or "", cloud.project_name or ""),
+                    server_now=http.now,
+                    clock=self._clock,
+                    redact=redact,
+                )
+
+    def _budget(self, name: str, calls_per_minute: int) -> Budget:
+        budget = Budget(calls_per_minute=calls_per_minute, clock=self._clock, name=name)
+        self._stack.callback(budget.close)
+        return budget

@@ -1,0 +1,86 @@
+"""Where a file lies, and how its names are made: pure, and safe whatever the cloud calls things.
+
+    <directory>/snapshots/<instance>/<node>/<file_name>.<updated>.log           a snapshot: whole and final
+    <directory>/snapshots/<instance>/<node>/.<the same>~<total>~<modified>~<etag>.part     one that is growing
+
+A part's name holds what proves its identity, so that a part and its proof cannot be parted by a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from ddslogd.models import Identity
+
+if TYPE_CHECKING:
+    from ddslogd.models import LogFile
+
+SNAPSHOTS = "snapshots"
+PART = ".part"
+MAX_NAME = 255  # bytes of one name, on every file system that matters
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows, nor its shares
+_ALTERED_LENGTH = 64
+
+
+def segment(name: str) -> str:
+    """Make one path segment of any text; different texts give different segments.
+
+    Plain names stay as they are. Others keep what is plain in them, then ``~`` (which no plain name has) and a hash.
+    """
+    if _PLAIN.fullmatch(name) and not name.endswith(".") and not _DEVICE.fullmatch(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_ALTERED_LENGTH].lstrip("._-") or "_"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{readable}~{digest[:16]}"
+
+
+def stamp(moment: datetime) -> str:
+    """Give a moment as it stands in names: UTC, milliseconds, no colon."""
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def snapshot_path(file: LogFile) -> PurePosixPath:
+    """Give where a file's snapshot lies, relative to the storage directory: one place for one identity."""
+    name = f"{segment(file.file_name)}.{stamp(file.updated_at)}.log"
+    return PurePosixPath(SNAPSHOTS, segment(file.instance), segment(file.node), name)
+
+
+def key(file: LogFile) -> str:
+    """Give the file's key in the ledger: its snapshot's path, which one identity has and no other."""
+    return snapshot_path(file).as_posix()
+
+
+def updated_at(final_name: str) -> datetime | None:
+    """Read back the moment that stands in a snapshot's name; None where none does."""
+    found = re.search(r"\.(\d{8}T\d{6}\.\d{3})Z\.log$", final_name)
+    if found is None:
+        return None
+    try:
+        return datetime.strptime(found[1], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def part_name(final_name: str, identity: Identity) -> str:
+    """Give the hidden name of a snapshot that is growing; without the identity where it does not fit."""
+    proof = (str(identity.total), identity.last_modified, identity.etag)
+    name = "~".join((f".{final_name}", *(quote(text, safe="") for text in proof))) + PART
+    return name if identity.total is not None and len(name) <= MAX_NAME else f".{final_name}{PART}"
+
+
+def read_part_name(name: str) -> tuple[str, Identity | None] | None:
+    """Read a part's name: the final name and the identity, if it holds one; None where it is no part's name."""
+    if not (name.startswith(".") and name.endswith(PART)):
+        return None
+    final_name, *proof = name[1 : -len(PART)].rsplit("~", 3)
+    # A final name may hold "~" itself, but ends in ".log", which no field of the proof does.
+    if len(proof) == 3 and final_name.endswith(".log") and proof[0].isdecimal():  # noqa: PLR2004  # as written above
+        total, last_modified, etag = (unquote(text) for text in proof)
+        return final_name, Identity(etag=etag, total=int(total), last_modified=last_modified)
+    return name[1 : -len(PART)], None

@@ -1,0 +1,220 @@
+"""A part: a hidden file that grows to a snapshot. Every failure of the disk leaves here as ``StorageError``."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import hashlib
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import aiofiles
+
+from ddslogd.errors import Changed, StorageError
+from ddslogd.models import Identity
+from ddslogd.storage import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from aiofiles.threadpool.binary import AsyncFileIO
+
+FILE_MODE = 0o640
+UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
+READ_SIZE = 1024 * 1024
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserve blocks, leave the length as it is. fallocate(2)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into ``StorageError``."""
+    try:
+        yield
+    except OSError as exc:
+        name = errno.errorcode.get(exc.errno or 0, "?")
+        raise StorageError(f"{exc.strerror} ({name}): {path}") from exc
+
+
+class Part:
+    """A snapshot that is growing: a hidden file with one writer.
+
+    Attributes:
+        size: Bytes on disk that count.
+        received: Bytes that were ever appended, thrown away since or not.
+        identity: What the bytes are a part of.
+        tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
+            fetched again and compared.
+    """
+
+    def __init__(self, directory: Path, final_name: str) -> None:
+        self._directory = directory
+        self._final_name = final_name
+        self._path: Path | None = None
+        self._file: AsyncFileIO | None = None
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.size = 0
+        self.received = 0
+        self.identity = Identity()
+        self.tail = b""
+
+    @property
+    def md5(self) -> str:
+        """Give the lower-case hex MD5 of the bytes on disk."""
+        return self._md5.hexdigest()
+
+    @property
+    def path(self) -> Path | None:
+        """Give the hidden file; None before anything has begun."""
+        return self._path
+
+    @property
+    def resumable(self) -> bool:
+        """Tell whether what is on disk can be proved to belong to what the object store holds."""
+        return self.size > 0 and self.identity.total is not None and self.identity.etag.startswith('"')
+
+    async def take_over(self, path: Path, identity: Identity, *, trusted: bool) -> None:
+        """Go on with a part that an earlier transfer left.
+
+        Raises:
+            StorageError: It cannot be opened or read.
+        """
+        with disk(path):
+            self._file = await aiofiles.open(path, "r+b", buffering=0, opener=_no_follow)
+            self._path, self.identity = path, identity
+            self.size, self.tail = await asyncio.to_thread(self._adopt, self._file.fileno(), trusted)
+
+    async def begin(self, identity: Identity) -> None:
+        """Begin from zero with an object of this identity; what was on disk is thrown away.
+
+        Raises:
+            StorageError: The file cannot be made, or the disk has no room for the whole of it.
+        """
+        await self.remove()
+        path = self._directory / layout.part_name(self._final_name, identity)
+        with disk(path):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            self._file = await aiofiles.open(path, "xb", buffering=0, opener=_no_follow)
+            self._path, self.identity = path, identity
+            os.fchmod(self._file.fileno(), FILE_MODE)
+            await asyncio.to_thread(_preallocate, self._file.fileno(), identity.total or 0)
+
+    async def append(self, chunks: Sequence[bytes]) -> None:
+        """Write the chunks behind what is there.
+
+        Raises:
+            Changed: They differ from the tail that an earlier process left: something before it may be wrong too.
+            StorageError: The disk refuses; what was written counts.
+            ValueError: Nothing has begun.
+        """
+        if self._file is None or self._path is None:
+            msg = "a part is appended to after begin or take_over"
+            raise ValueError(msg)
+        batch = memoryview(b"".join(chunks))
+        known = min(len(self.tail), len(batch))
+        if batch[:known] != self.tail[:known]:
+            raise Changed("what an earlier process left on disk is not what the object store sends")
+        self.tail = self.tail[known:]
+        while batch:
+            with disk(self._path):
+                written = await self._file.write(batch)
+            await asyncio.to_thread(self._md5.update, batch[:written])
+            self.size += written
+            self.received += written
+            batch = batch[written:]
+
+    async def close(self) -> None:
+        """Leave the part as it is, for a later transfer to go on with."""
+        file, self._file = self._file, None
+        if file is not None and self._path is not None:
+            with disk(self._path):
+                await asyncio.to_thread(_trim, file.fileno(), self.size)
+                await file.close()
+
+    async def remove(self) -> None:
+        """Throw away what is on disk."""
+        file, self._file = self._file, None
+        path, self._path = self._path, None
+        self.size, self.tail, self.identity = 0, b"", Identity()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        if path is not None:
+            with disk(path):
+                if file is not None:
+                    await file.close()
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def publish(self) -> None:
+        """Sync the part, give it its final name, and sync the directory.
+
+        Raises:
+            StorageError: The disk refuses, or a file with other bytes has that name already.
+        """
+        file, self._file = self._file, None
+        if file is None or self._path is None:
+            msg = "a part is published after begin or take_over"
+            raise ValueError(msg)
+        final = self._directory / self._final_name
+        with disk(final):
+            await asyncio.to_thread(_settle, file.fileno(), self.size)
+            await file.close()
+            await asyncio.to_thread(_rename_once, self._path, final, self.md5)
+        self._path = None
+
+    def _adopt(self, fd: int, trusted: bool) -> tuple[int, bytes]:  # noqa: FBT001  # called through a thread
+        size = os.fstat(fd).st_size
+        good = size if trusted else max(0, size - UNTRUSTED_TAIL)
+        offset = 0
+        while offset < good and (chunk := os.pread(fd, min(READ_SIZE, good - offset), offset)):
+            self._md5.update(chunk)
+            offset += len(chunk)
+        tail = os.pread(fd, size - offset, offset)
+        os.ftruncate(fd, offset)
+        os.lseek(fd, offset, os.SEEK_SET)
+        return offset, tail
+
+
+def _no_follow(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
+def _preallocate(fd: int, size: int) -> None:
+    """Reserve the blocks, so that a full disk shows now; where the file system cannot, it shows later."""
+    if size == 0 or _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}:
+        raise OSError(number, os.strerror(number))
+
+
+def _trim(fd: int, size: int) -> None:
+    """Give back the blocks that were reserved and not written."""
+    os.ftruncate(fd, size)
+
+
+def _settle(fd: int, size: int) -> None:
+    os.fchmod(fd, FILE_MODE)
+    _trim(fd, size)
+    os.fsync(fd)
+
+
+def _rename_once(part: Path, final: Path, md5: str) -> None:
+    """Rename, unless the name is taken: a published file is never rewritten. One writer, so nobody comes between."""
+    if not os.path.lexists(final):
+        part.rename(final)
+    elif final.is_symlink() or _md5_of(final) != md5:
+        raise FileExistsError(errno.EEXIST, "a file with other bytes has this name already")
+    else:  # published by a run that ended before it could enter it in the ledger
+        part.unlink()
+    directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _md5_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

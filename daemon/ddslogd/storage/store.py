@@ -1,0 +1,194 @@
+"""Snapshots on disk: where they go, what an earlier transfer left, and whether there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import stat
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.errors import Locked, StorageError
+from ddslogd.storage import layout
+from ddslogd.storage.part import Part, disk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime, timedelta
+
+    from ddslogd.models import Identity, LogFile
+
+log = structlog.get_logger()
+
+DIRECTORY_MODE = 0o750
+LOCK_FILE = ".ddslogd.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Left:
+    """A part that waits for a transfer to go on with it."""
+
+    path: Path
+    identity: Identity
+    trusted: bool
+    useful_until: datetime
+
+
+class Store:
+    """The storage directory. One process writes to it."""
+
+    def __init__(self, directory: Path, *, keep_free: int, fresh_for: timedelta) -> None:
+        """Prepare; ``open`` makes it usable.
+
+        Args:
+            directory: Holds ``snapshots``.
+            keep_free: Bytes of the file system that stay free.
+            fresh_for: How long the cloud serves an export; after that nothing can go on with its parts.
+        """
+        self._directory = directory
+        self._keep_free = keep_free
+        self._fresh_for = fresh_for
+        self._made: set[Path] = set()
+        self._left: dict[Path, _Left] = {}  # by final path
+        self._lock: int | None = None
+
+    def open(self, now: datetime) -> None:
+        """Claim the directory and sweep what a crash left. Blocks; called once, before anything runs.
+
+        Raises:
+            Locked: Another process has claimed it.
+            StorageError: It cannot be made or read.
+        """
+        with disk(self._directory):
+            self._directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._lock = claim(self._directory)
+        for path in self._parts():
+            left = self._recognised(path)
+            if left is not None and left.useful_until > now:
+                self._left[path.with_name(_final_name(path))] = left
+            else:
+                _unlink(path)
+
+    def close(self) -> None:
+        """Let another process claim the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def has_room(self) -> bool:
+        """Tell whether ``keep_free`` bytes are free for us.
+
+        Raises:
+            StorageError: The file system does not say.
+        """
+        with disk(self._directory):
+            room = await asyncio.to_thread(os.statvfs, self._directory)
+        return room.f_bavail * room.f_frsize >= self._keep_free
+
+    @asynccontextmanager
+    async def part(self, file: LogFile) -> AsyncIterator[Part]:
+        """Lend the part that becomes the file's snapshot, with what an earlier transfer left of it.
+
+        What is neither published nor removed in the end is put aside for a later transfer of the same file, or removed
+        where none could go on with it.
+
+        Raises:
+            StorageError: Its directory cannot be made, or the disk refuses to put it aside.
+        """
+        final = self._directory / layout.snapshot_path(file)
+        if final.parent not in self._made:
+            with disk(final.parent):
+                await asyncio.to_thread(self._make_directories, final.parent)
+            self._made.add(final.parent)
+        part = Part(final.parent, final.name)
+        try:
+            left = self._left.pop(final, None)
+            if left is not None:
+                with suppress(StorageError):  # no loss: the transfer begins from zero
+                    await part.take_over(left.path, left.identity, trusted=left.trusted)
+            yield part
+        finally:
+            await self._put_aside(part, final, file.updated_at + self._fresh_for)
+
+    async def _put_aside(self, part: Part, final: Path, useful_until: datetime) -> None:
+        if part.path is None or not part.resumable:
+            await part.remove()
+            return
+        self._left[final] = _Left(path=part.path, identity=part.identity, trusted=True, useful_until=useful_until)
+        await part.close()
+
+    async def sweep(self, now: datetime) -> int:
+        """Remove the parts that nothing can go on with any more; give their number."""
+        over = [final for final, left in self._left.items() if left.useful_until <= now]
+        for final in over:
+            await asyncio.to_thread(_unlink, self._left.pop(final).path)
+        return len(over)
+
+    def _make_directories(self, path: Path) -> None:
+        """Make the directories below ours, whatever the umask; none of them may be a link to elsewhere."""
+        directory = self._directory
+        for name in path.relative_to(self._directory).parts:
+            directory /= name
+            with suppress(FileExistsError):
+                directory.mkdir()
+                directory.chmod(DIRECTORY_MODE)
+            if not stat.S_ISDIR(directory.lstat().st_mode):
+                raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
+
+    def _parts(self) -> list[Path]:
+        top = self._directory / layout.SNAPSHOTS
+        return [
+            Path(directory, name)
+            for directory, _, names in os.walk(top)
+            for name in names
+            if layout.read_part_name(name) is not None
+        ]
+
+    def _recognised(self, path: Path) -> _Left | None:
+        """Give a part of an earlier process, unless nothing proves what it is a part of."""
+        read = layout.read_part_name(path.name)
+        if read is None or read[1] is None or not read[1].etag.startswith('"'):
+            return None
+        updated_at = layout.updated_at(read[0])
+        if updated_at is None or not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        return _Left(path=path, identity=read[1], trusted=False, useful_until=updated_at + self._fresh_for)
+
+
+def claim(directory: Path) -> int:
+    """Claim a directory for this process; the file descriptor holds the claim until it is closed.
+
+    The lock is nothing on NFS: there, keep to one ddslogd by other means.
+
+    Raises:
+        Locked: Another process holds it; the message names that process.
+        StorageError: The lock file cannot be made.
+    """
+    path = directory / LOCK_FILE
+    with disk(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise Locked(f"another ddslogd (process {holder}) works on {directory}: stop it first") from exc
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+def _final_name(part: Path) -> str:
+    read = layout.read_part_name(part.name)
+    return read[0] if read else part.name
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):  # gone already, or the next sweep's
+        path.unlink()
+    log.info("part.swept", path=str(path))
