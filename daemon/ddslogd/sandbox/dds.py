@@ -113,13 +113,13 @@ class Dds:
         """Give one row; while an export is under way it shows the file before, without size and link."""
         file, run = node.file, node.run
         if run is not None:
-            name, updated = (file.name, file.updated) if file else (run.name, run.began)
+            name, stamp = (file.name, file.stamp) if file else (run.name, run.stamp)
             status, size, link = "EXPORTING", None, None
         elif file is None:
             msg = f"{node.node.name} has neither a file nor an export under way"
             raise RuntimeError(msg)
         else:
-            name, updated = file.name, file.updated
+            name, stamp = file.name, file.stamp
             status, size, link = "FAILED", None, None
             if not file.failed:
                 status, size, link = "SUCCESS", _kilobytes(file.size), self._link(name, expires)
@@ -129,15 +129,12 @@ class Dds:
             "status": status,
             "file_size": size,
             "file_link": link,
-            "updated_at": self._epoch_ms(updated),
+            "updated_at": _epoch_ms(stamp),
         }
 
     def _link(self, key: str, expires: int) -> str:
         link = self._sign(key, expires)
         return self._faults.link_rewrite(link) if self._faults.link_rewrite else link
-
-    def _epoch_ms(self, moment: datetime) -> int:
-        return round(self._clock.shown(moment).timestamp() * 1000)
 
     def _reply(self, body: dict[str, Any]) -> web.Response:
         said = self._faults.mangle(body) if self._faults.mangle else body
@@ -187,6 +184,10 @@ def _overall(rows: Sequence[Mapping[str, Any]]) -> str:
     if "EXPORTING" in states:
         return "CREATING"
     return "FAILED" if "FAILED" in states else "FINISH"
+
+
+def _epoch_ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def _kilobytes(size: int) -> str:

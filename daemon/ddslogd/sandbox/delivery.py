@@ -16,7 +16,7 @@ from ddslogd.sandbox.replies import store_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddslogd.sandbox.clock import CloudClock
+    from ddslogd.sandbox.faults import Faults
     from ddslogd.sandbox.objects import ObjectStore, StoredObject
 
 # One byte more than aiohttp lets pass without waiting for the socket: each chunk is counted when it has gone.
@@ -46,14 +46,13 @@ class Delivery:
 
     Args:
         store: What it serves from.
-        clock: The cloud's.
+        faults: What goes wrong.
         sent: Is told of each piece of body that has gone to a socket, in bytes.
     """
 
-    def __init__(self, store: ObjectStore, clock: CloudClock, sent: Callable[[int], None]) -> None:
+    def __init__(self, store: ObjectStore, faults: Faults, sent: Callable[[int], None]) -> None:
         self._store = store
-        self._clock = clock
-        self._faults = clock.faults
+        self._faults = faults
         self._sent = sent
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -136,7 +135,7 @@ class Delivery:
         headers = {
             "Content-Type": "binary/octet-stream",
             "Accept-Ranges": "bytes",
-            "Last-Modified": http_date(self._clock.shown(held.modified)),
+            "Last-Modified": http_date(held.modified),
             "Cache-Control": "no-cache,no-store",
             "x-obs-id-2": "sandbox",
         }

@@ -25,11 +25,13 @@ class ExportedFile:
 
     Attributes:
         updated: By the true clock, whole milliseconds.
+        stamp: The same by the cloud's clock, as it stood then.
         failed: There is no object.
     """
 
     name: str
     updated: datetime
+    stamp: datetime
     size: int
     failed: bool
 
@@ -39,11 +41,13 @@ class Run:
     """An export of a node under way.
 
     Attributes:
+        stamp: When it began by the cloud's clock, as it stood then.
         takes: As planned; a fault may add to it.
     """
 
     name: str
     began: datetime
+    stamp: datetime
     takes: timedelta
 
 
@@ -111,10 +115,11 @@ class NodeExports:
     def begin(self) -> None:
         """Begin an export, in place of one that may be under way."""
         began = _whole_ms(self._clock.now())
-        stamp = f"{self._clock.shown(began):%Y%m%d%H%M%S%f}"[:17]
-        name = f"{self._rules.project_id}_{self.node.id}_errorlog_{stamp}"
+        stamp = self._clock.shown(began)
+        digits = f"{stamp:%Y%m%d%H%M%S%f}"[:17]
+        name = f"{self._rules.project_id}_{self.node.id}_errorlog_{digits}"
         takes = self._clock.scaled(timedelta(seconds=self._random.uniform(*self._rules.takes)))
-        self.run = Run(name=name, began=began, takes=takes)
+        self.run = Run(name=name, began=began, stamp=stamp, takes=takes)
         self.names.add(name)
 
     def settle(self, moment: datetime) -> None:
@@ -124,7 +129,9 @@ class NodeExports:
         self.log.advance(moment)
         failed = bool(self._clock.faults.failed_rows & {self.node.name, self.node.id})
         data = b"" if failed else self.log.tail(self._rules.window)
-        self.file = ExportedFile(name=self.run.name, updated=_whole_ms(moment), size=len(data), failed=failed)
+        updated = _whole_ms(moment)
+        stamp = self._clock.shown(updated)
+        self.file = ExportedFile(name=self.run.name, updated=updated, stamp=stamp, size=len(data), failed=failed)
         if not failed:
             self._keep(self.run.name, data)
         self.run = None

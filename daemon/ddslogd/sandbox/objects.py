@@ -34,7 +34,7 @@ class StoredObject:
 
     Attributes:
         data: As written.
-        modified: By the true clock.
+        modified: By the cloud's clock, as it stood then.
     """
 
     data: bytes
@@ -80,7 +80,7 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, over what had the key before."""
-        self._objects[key] = StoredObject(data, self._clock.now())
+        self._objects[key] = StoredObject(data, self._clock.shown())
 
     def drop(self, key: str) -> None:
         """Forget an object: its links answer 404 from now on."""

@@ -230,7 +230,7 @@ class Sandbox:
 
     def _application(self) -> web.Application:
         dds = Dds(self.fleet, self._nodes, rules=self.rules, iam=self._iam, clock=self._clock, sign=self._sign)
-        delivery = Delivery(self._store, self._clock, self._journal.sent)
+        delivery = Delivery(self._store, self.faults, self._journal.sent)
         # The first route that fits is taken; a bucket fits everything.
         routes = (
             ("POST", "/v3/auth/tokens", "login", self._iam.login),

@@ -15,8 +15,9 @@ from yarl import URL
 
 from ddslogd.cloud.http import NETWORK_ERRORS, network_reason
 from ddslogd.errors import Changed, Corrupt, Interrupted, LinkRefused, Unpublishable
-from ddslogd.pacing import full_jitter
 from ddslogd.transfer import answers
+from ddslogd.transfer.effort import Effort
+from ddslogd.transfer.intake import reading
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,19 +27,12 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ddslogd.config import Download
-    from ddslogd.errors import TransferError
     from ddslogd.models import Identity, Link, LogFile, Progress
     from ddslogd.pacing import Clock, Skew
     from ddslogd.storage.part import Part
+    from ddslogd.transfer.intake import Intake
 
 log = structlog.get_logger()
-
-BATCH = 512 * 1024  # bytes that are gathered before they are written
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 20.0
-LONGEST_RETRY_AFTER_S = 60.0
-FRUITFUL = 64 * 1024  # bytes: a request that brought as much counts as progress, and the tries begin anew
-MAX_ROUNDS = 100  # of one file in one cycle, whatever happens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +91,8 @@ class Downloader:
             CloudError: A link could not be renewed.
             StorageError: The disk refused.
         """
-        effort = _Effort(tries=self._settings.attempts)
-        for _ in range(MAX_ROUNDS):
+        effort = Effort(tries=self._settings.attempts)
+        while True:
             if effort.refused or link.expires_within(self._settings.renew_before, now=self._now()):
                 younger = await renew(link)
                 if younger is None:
@@ -107,7 +101,8 @@ class Downloader:
             wait_s = 0.0
             async with self._slots:
                 if link.expires_within(timedelta(0), now=self._now()):
-                    continue  # it died while it waited for the slot
+                    effort.starved()  # it died while it waited for the slot
+                    continue
                 try:
                     await self._attempt(link, part, effort)
                     return Fetched(verified=_proven(part.identity), attempts=effort.requests)
@@ -117,25 +112,25 @@ class Downloader:
                     wait_s = effort.judge(exc, received=part.received)
                     log.debug("transfer.broken", file=link.file.file_name, node=link.file.node, reason=str(exc))
             await self._clock.sleep(wait_s)
-        raise LinkRefused("the links of this file died before they could be used: lower the load or raise concurrent")
 
     def _now(self) -> datetime:
         return self._clock.now() + self._skew.offset
 
-    async def _attempt(self, link: Link, part: Part, effort: _Effort) -> None:
+    async def _attempt(self, link: Link, part: Part, effort: Effort) -> None:
         """Make one request and append what it gives; return once the part is whole."""
         effort.requests += 1
         at = part.size if part.resumable else 0
         headers = {"Range": f"bytes={at}-", "If-Match": part.identity.etag} if at else {}
         try:
-            async with self._session.get(
-                URL(link.url, encoded=True), headers=headers, allow_redirects=False
-            ) as response:
+            async with (
+                self._session.get(URL(link.url, encoded=True), headers=headers, allow_redirects=False) as response,
+                reading(response.content) as intake,
+            ):
                 self._skew.observe(response.headers.get("Date", ""), self._clock.now())
                 answer = answers.place(response.status, response.headers, at=at, known=part.identity, now=self._now())
                 await self._place(answer, part, link.file)
                 if answer.has_body:
-                    await self._stream(response.content, part, file=link.file)
+                    await self._write(intake, part, file=link.file)
         except NETWORK_ERRORS as exc:
             raise Interrupted(f"the object store broke off: {network_reason(exc)}") from None
         _prove_whole(part)
@@ -149,83 +144,21 @@ class Downloader:
         part.identity = answer.identity
         self._progress.began(file, total, answer.at)
 
-    async def _stream(self, content: aiohttp.StreamReader, part: Part, *, file: LogFile) -> None:
-        broken: BaseException | None = None
-        while broken is None:
-            chunks, broken = await _gather(content)
-            if not chunks:
-                break
+    async def _write(self, intake: Intake, part: Part, *, file: LogFile) -> None:
+        while chunks := await intake.batch():
             size = sum(map(len, chunks))
             self._limit(part.size + size)
             await part.append(chunks)
             self._progress.advanced(file, size)
         # aiohttp can raise although every byte has arrived (aio-libs/aiohttp #13348): what is on disk decides.
-        if broken is not None and part.size != part.identity.total:
-            raise Interrupted(f"the transfer broke off at byte {part.size}: {network_reason(broken)}")
+        if intake.error is not None and part.size != part.identity.total:
+            raise Interrupted(f"the transfer broke off at byte {part.size}: {network_reason(intake.error)}")
 
     def _limit(self, size: int) -> None:
         if size > self._settings.max_size:
             raise Unpublishable(
                 f"the file is larger than download.max_size ({size} bytes or more): raise it to have it"
             )
-
-
-class _Effort:
-    """How hard one file has been tried in this cycle.
-
-    Attributes:
-        requests: Made so far.
-        refused: The link was refused last: renew it before anything else.
-    """
-
-    def __init__(self, *, tries: int) -> None:
-        self.requests = 0
-        self.refused = False
-        self._tries = tries
-        self._fruitless = 0  # requests in a row that brought little or nothing
-        self._received = 0
-        self._was_corrupt = False
-        self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
-
-    def judge(self, exc: TransferError, *, received: int) -> float:
-        """Give the seconds to wait before the next request, or raise the failure where there is to be none."""
-        if received - self._received >= FRUITFUL:
-            self._fruitless, self.refused = 0, False
-            self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
-        self._received = received
-        self._fruitless += 1
-        twice, self.refused = self.refused, False
-        match exc:
-            case LinkRefused() if twice:
-                raise LinkRefused(
-                    f"{exc}, twice in a row, the second time with a new link: see the account and the clock"
-                )
-            case LinkRefused():
-                self.refused = True
-                return 0.0
-            case Corrupt() if self._was_corrupt:
-                raise exc
-            case Corrupt():
-                self._was_corrupt = True
-            case _:
-                pass
-        if self._fruitless >= self._tries:
-            raise exc
-        asked = exc.retry_after_s if isinstance(exc, Interrupted) else None
-        return next(self._waits) if asked is None else min(asked, LONGEST_RETRY_AFTER_S)
-
-
-async def _gather(content: aiohttp.StreamReader) -> tuple[list[bytes], BaseException | None]:
-    """Read up to a batch; none at the end of the body. What came before an error is given with the error."""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        while size < BATCH and (chunk := await content.readany()):
-            chunks.append(chunk)
-            size += len(chunk)
-    except NETWORK_ERRORS as exc:
-        return chunks, exc
-    return chunks, None
 
 
 def _prove_whole(part: Part) -> None:

@@ -1,0 +1,84 @@
+"""How hard one file is tried: when to go on, when to have a new link, when to give up. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddslogd.errors import Corrupt, Interrupted, LinkRefused
+from ddslogd.pacing import full_jitter
+
+if TYPE_CHECKING:
+    from ddslogd.errors import TransferError
+
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 20.0
+LONGEST_RETRY_AFTER_S = 60.0
+FRUITFUL = 64 * 1024  # bytes: a request that brought as much is progress, and the tries begin anew
+MOST_STARVED = 20  # times that a link dies before it has a slot
+
+
+class Effort:
+    """The tries of one file in one cycle.
+
+    Attributes:
+        requests: Made so far.
+        refused: The link was refused last: renew it before anything else.
+    """
+
+    def __init__(self, *, tries: int) -> None:
+        """Begin; ``tries`` requests in a row may bring nothing."""
+        self.requests = 0
+        self.refused = False
+        self._tries = tries
+        self._fruitless = 0  # requests in a row
+        self._received = 0
+        self._was_corrupt = False
+        self._starved = 0
+        self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
+
+    def starved(self) -> None:
+        """Note that a link died before it had a slot.
+
+        Raises:
+            LinkRefused: That went on for too long.
+        """
+        self._starved += 1
+        if self._starved >= MOST_STARVED:
+            raise LinkRefused("the links of this file died before a slot was free: raise download.concurrent")
+
+    def judge(self, exc: TransferError, *, received: int) -> float:
+        """Give the seconds to wait before the next request, or raise where there is to be none.
+
+        Args:
+            exc: How the last request failed.
+            received: Bytes of the file that crossed the wire so far.
+
+        Raises:
+            TransferError: The given one, or one that says more.
+        """
+        twice, self.refused = self.refused, isinstance(exc, LinkRefused)
+        self._count(exc, received)
+        match exc:
+            case LinkRefused() if twice:
+                raise LinkRefused(f"{exc}, and neither the new link after it: see the account's rights and the clock")
+            case Corrupt() if self._was_corrupt:
+                raise exc
+            case Corrupt():
+                self._was_corrupt = True
+            case LinkRefused() if self._fruitless <= self._tries:
+                return 0.0
+            case _ if self._fruitless >= self._tries:
+                raise exc
+            case _:
+                pass
+        asked = exc.retry_after_s if isinstance(exc, Interrupted) else None
+        return next(self._waits) if asked is None else min(asked, LONGEST_RETRY_AFTER_S)
+
+    def _count(self, exc: TransferError, received: int) -> None:
+        fruitful = isinstance(exc, Interrupted) and received - self._received >= FRUITFUL
+        self._received = received
+        if fruitful:
+            self._fruitless = 0
+            self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
+        else:
+            self._fruitless += 1

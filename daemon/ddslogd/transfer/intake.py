@@ -1,0 +1,74 @@
+"""A body read as it comes, a little ahead of the disk.
+
+aiohttp drops what it has buffered once a connection breaks: whoever reads only between two writes loses bytes that had
+arrived, and fetches them twice. Here reading never waits for the disk, until a batch waits to be taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ddslogd.cloud.http import NETWORK_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import aiohttp
+
+BATCH = 512 * 1024  # bytes that are gathered before they are written; as many wait at the most
+
+
+class Intake:
+    """What has come of one body.
+
+    Attributes:
+        error: What broke the connection; None while it holds, and after a regular end.
+    """
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._ready = asyncio.Event()  # a batch is full, or there is no more
+        self._room = asyncio.Event()
+
+    async def batch(self) -> list[bytes]:
+        """Give the next chunks, about ``BATCH`` bytes; none at the end or where the connection broke."""
+        await self._ready.wait()
+        chunks, self._chunks, self._size = self._chunks, [], 0
+        if not self._ended:
+            self._ready.clear()
+        self._room.set()
+        return chunks
+
+    async def read(self, content: aiohttp.StreamReader) -> None:
+        """Take the body in, until its end or its break."""
+        try:
+            while chunk := await content.readany():
+                self._chunks.append(chunk)
+                self._size += len(chunk)
+                if self._size >= BATCH:
+                    self._room.clear()
+                    self._ready.set()
+                    await self._room.wait()
+        except NETWORK_ERRORS as exc:
+            self.error = exc
+        finally:
+            self._ended = True
+            self._ready.set()
+
+
+@asynccontextmanager
+async def reading(content: aiohttp.StreamReader) -> AsyncIterator[Intake]:
+    """Read a body in a task of its own, which ends with the block."""
+    intake = Intake()
+    task = asyncio.create_task(intake.read(content), name="intake")
+    try:
+        yield intake
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,143 @@
+"""What most tests stand on: policy time that is made, a sandbox cloud on loopback, and a daemon's parts against it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import stamina
+
+from ddslogd import config
+from ddslogd.operate.progress import Silent
+from ddslogd.sandbox import Sandbox, configuration, single
+from ddslogd.service import Service, opened
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from ddslogd.models import CycleReport, Instance, Progress
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class ManualClock:
+    """Policy time: a sleep takes none, it moves the clock."""
+
+    def __init__(self) -> None:
+        self.time = START
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return (self.time - START).total_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        end = self.time + timedelta(seconds=max(0.0, seconds))
+        self.slept.append(seconds)
+        for _ in range(20):  # what is ready goes first
+            await asyncio.sleep(0)
+        self.time = max(self.time, end)
+
+    def forward(self, **passed: float) -> None:
+        self.time += timedelta(**passed)
+
+
+@dataclass
+class Bed:
+    """A sandbox, a daemon's parts against it, and what they put on disk."""
+
+    sandbox: Sandbox
+    clock: ManualClock
+    directory: Path
+    state: Path
+    secrets: list[str] = field(default_factory=list)
+    changes: list[tuple[str, str]] = field(default_factory=list)
+    progress: Progress = field(default_factory=Silent)
+    service: Service | None = None
+
+    @asynccontextmanager
+    async def cloud(self, **dials: Any) -> AsyncIterator[Sandbox]:
+        """Put another sandbox in the place of the one with a single node."""
+        async with quiet_sandbox(self.clock, **dials) as self.sandbox:
+            os.environ["DDSLOGD_TOKEN"] = self.sandbox.issue_token()
+            yield self.sandbox
+
+    def set(self, old: str, new: str) -> None:
+        """Change the configuration's text before the service is opened."""
+        self.changes.append((old, new))
+
+    @property
+    def settings(self) -> config.Settings:
+        text = configuration(self.sandbox, directory=self.directory, state=self.state)
+        text = text.replace("calls_per_minute: 60", "calls_per_minute: 12000")  # the budget runs by real time
+        for old, new in self.changes:
+            assert old in text
+            text = text.replace(old, new)
+        return config.parse(text, "test").settings
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Service]:
+        async with opened(
+            self.settings, clock=self.clock, progress=self.progress, redact=self.secrets.append
+        ) as self.service:
+            yield self.service
+        self.service = None
+
+    def instance(self, name: str | None = None) -> Instance:
+        fleet = self.settings.fleet()
+        return fleet[0] if name is None else next(instance for instance in fleet if instance.name == name)
+
+    async def collect(self, name: str | None = None) -> CycleReport:
+        """Run one cycle, in the service that is open or in one of its own."""
+        if self.service is not None:
+            return (await self.service.once([self.instance(name)]))[0]
+        async with self.open() as service:
+            return (await service.once([self.instance(name)]))[0]
+
+    def files(self) -> list[Path]:
+        """Give the visible files, oldest first."""
+        return sorted(path for path in self.directory.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+    def contents(self) -> list[bytes]:
+        return [path.read_bytes() for path in self.files()]
+
+    def parts(self) -> list[Path]:
+        return sorted(self.directory.rglob(".*.part"))
+
+
+@pytest.fixture(autouse=True)
+def _no_waits_between_retries() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def quiet_sandbox(clock: ManualClock, **dials: Any) -> Sandbox:
+    """Make a sandbox by the test's clock, whose logs hold what the test writes and nothing else."""
+    dials.setdefault("fleet", (single("solo"),))
+    return Sandbox(now=clock.now, lines_per_second=0, backlog=timedelta(0), **dials)
+
+
+@pytest.fixture
+async def sandbox(clock: ManualClock) -> AsyncIterator[Sandbox]:
+    """One instance of one node, ``solo_single_node_1``."""
+    async with quiet_sandbox(clock) as started:
+        yield started
+
+
+@pytest.fixture
+def bed(sandbox: Sandbox, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
+    monkeypatch.setenv("DDSLOGD_TOKEN", sandbox.issue_token())
+    return Bed(sandbox=sandbox, clock=clock, directory=tmp_path / "logs", state=tmp_path / "state")

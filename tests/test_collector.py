@@ -1,0 +1,297 @@
+"""A cycle as a whole: from the request to the file on disk and the books."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.models import CycleOutcome, Failed, Unchanged
+from ddslogd.sandbox import ApiError, cluster, replica_set, single
+from ddslogd.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from conftest import Bed, ManualClock
+    from ddslogd.sandbox import Sandbox
+
+NODE = "solo_single_node_1"
+LOG = b"".join(b"line %06d of the log\n" % number for number in range(4000))  # 92,000 bytes
+
+
+async def test_one_cycle_brings_a_nodes_log_to_disk(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+
+    await bed.collect()
+
+    assert bed.contents() == [LOG]
+
+
+async def test_the_path_tells_instance_node_file_and_update_time(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+
+    await bed.collect()
+
+    (path,) = bed.files()
+    instance, node, name = path.relative_to(bed.directory / "snapshots").parts
+    file_name, updated = name.removesuffix(".log").split(".", 1)
+    assert (instance, node, file_name.split("_")[2], updated[:9]) == ("solo", NODE, "errorlog", "20260102T")
+
+
+async def test_every_node_of_a_cluster_gets_a_directory(bed: Bed) -> None:
+    async with bed.cloud(fleet=(cluster("events"),)) as sandbox:
+        for node in sandbox.fleet[0].nodes:
+            sandbox.write(node.name, node.name.encode() + b"\n")
+
+        await bed.collect()
+
+        kept = {path.parent.name: path.read_bytes() for path in bed.files()}
+        assert kept == {node.name: node.name.encode() + b"\n" for node in sandbox.fleet[0].nodes}
+
+
+async def test_only_the_nodes_that_are_named_are_exported(bed: Bed) -> None:
+    async with bed.cloud(fleet=(replica_set("solo"),)) as sandbox:
+        first, second, _ = sandbox.fleet[0].nodes
+        for node in sandbox.fleet[0].nodes:
+            sandbox.write(node.name, b"x\n")
+        bed.set('name: "solo"', f'name: "solo"\n    nodes: [{first.id}, {second.id}]')
+
+        await bed.collect()
+
+        assert [path.parent.name for path in bed.files()] == [first.name, second.name]
+
+
+async def test_a_file_the_ledger_holds_is_not_fetched_again(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+
+    report = await bed.collect()
+
+    assert ([type(outcome) for outcome in report.outcomes], sandbox.calls["object"]) == ([Unchanged], 1)
+
+
+async def test_two_export_generations_are_two_files(sandbox: Sandbox, bed: Bed, clock: ManualClock) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    sandbox.write(NODE, b"one more\n")
+    clock.forward(minutes=20)
+
+    await bed.collect()
+
+    assert bed.contents() == [LOG, LOG + b"one more\n"]
+
+
+async def test_the_same_bytes_again_are_recorded_and_not_kept_twice(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock
+) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    clock.forward(minutes=20)
+
+    report = await bed.collect()
+
+    assert (report.outcome, report.unchanged, report.stored, len(bed.files())) == (CycleOutcome.OK, 1, 0, 1)
+
+
+async def test_an_empty_log_is_no_file_and_no_failure(bed: Bed) -> None:
+    report = await bed.collect()
+
+    assert (report.outcome, bed.files(), bed.parts()) == (CycleOutcome.OK, [], [])
+
+
+async def test_a_ready_file_is_stored_while_its_neighbour_is_never_ready(bed: Bed) -> None:
+    """A link is handed on the moment its row is ready; the deadline ends the wait for the other."""
+    async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as sandbox:
+        slow, quick = sandbox.fleet[0].nodes
+        sandbox.faults.slow_rows[slow.name] = math.inf
+        sandbox.write(quick.name, LOG)
+
+        report = await bed.collect()
+
+        kinds = sorted(
+            outcome.kind if isinstance(outcome, Failed) else type(outcome).__name__ for outcome in report.outcomes
+        )
+        assert (report.outcome, kinds, bed.contents()) == (CycleOutcome.PARTIAL, ["ExportPending", "Stored"], [LOG])
+
+
+async def test_failed_rows_do_not_keep_good_ones_from_disk(bed: Bed) -> None:
+    """FAILED at the top means that one file failed: the others are fetched."""
+    async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as sandbox:
+        bad, good = sandbox.fleet[0].nodes
+        sandbox.faults.failed_rows.add(bad.name)
+        sandbox.write(good.name, LOG)
+
+        report = await bed.collect()
+
+        assert (report.outcome, [failed.node for failed in report.failures], bed.contents()) == (
+            CycleOutcome.PARTIAL,
+            [bad.name],
+            [LOG],
+        )
+
+
+async def test_one_bad_file_never_cancels_its_neighbours(bed: Bed) -> None:
+    async with bed.cloud(fleet=(replica_set("solo", nodes=3),)) as sandbox:
+        for node in sandbox.fleet[0].nodes:
+            sandbox.write(node.name, node.name.encode() + LOG)
+        bed.set("attempts: 5", "attempts: 1")
+        sandbox.faults.object_errors = [500]
+
+        report = await bed.collect()
+
+        assert (report.stored, len(report.failures), len(bed.files())) == (2, 1, 2)
+
+
+async def test_a_call_that_fails_for_good_is_the_cycles_error(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.faults.api_errors = [ApiError(404, "DBS.200002", "no such instance")]
+
+    report = await bed.collect()
+
+    assert (report.outcome, report.error_kind, sandbox.calls["errorlog-download"]) == (CycleOutcome.FAILED, "Gone", 1)
+
+
+async def test_a_reply_without_rows_that_says_finish_is_nothing(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.faults.mangle = lambda _: {"list": None, "status": "FINISH", "count": 0}
+
+    report = await bed.collect()
+
+    assert (report.outcome, report.outcomes) == (CycleOutcome.NOTHING, ())
+
+
+async def test_below_keep_free_nothing_is_requested_and_it_is_said_once(sandbox: Sandbox, bed: Bed) -> None:
+    bed.set("keep_free: 0", "keep_free: 1000000GiB")
+    async with bed.open():
+        with structlog.testing.capture_logs() as events:
+            first = await bed.collect()
+            await bed.collect()
+
+    told = [event["event"] for event in events if event["event"].startswith("disk.")]
+    assert (first.outcome, sandbox.calls["errorlog-download"], told) == (
+        CycleOutcome.NO_ROOM,
+        0,
+        ["disk.below_keep_free"],
+    )
+
+
+async def test_room_again_is_said_once_and_requests_go_on(sandbox: Sandbox, bed: Bed) -> None:
+    bed.set("keep_free: 0", "keep_free: 1000000GiB")
+    async with bed.open() as service:
+        await bed.collect()
+        service._collector.store._keep_free = 0  # as if somebody had made room
+        with structlog.testing.capture_logs() as events:
+            await bed.collect()
+            await bed.collect()
+
+    told = [event["event"] for event in events if event["event"].startswith("disk.")]
+    assert (told, sandbox.calls["errorlog-download"] > 0) == (["disk.room_again"], True)
+
+
+async def test_the_event_of_a_cycle_counts_what_it_brought(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    async with bed.open():
+        with structlog.testing.capture_logs() as events:
+            await bed.collect()
+
+    (event,) = [event for event in events if event["event"] == "cycle.done"]
+    del event["took_s"]
+    assert event == {
+        "event": "cycle.done",
+        "log_level": "info",
+        "instance": "solo",
+        "outcome": "ok",
+        "stored": 1,
+        "unchanged": 0,
+        "failed": 0,
+        "stored_bytes": len(LOG),
+        "fetched_bytes": len(LOG),
+    }
+
+
+async def test_the_books_say_since_when_and_how_often_something_fails(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock
+) -> None:
+    sandbox.faults.failed_rows.add(NODE)
+    await bed.collect()
+    first = clock.now()
+    clock.forward(minutes=20)
+    await bed.collect()
+
+    ledger = Ledger(bed.state)
+    (failure,) = await ledger.failures("solo")
+    await ledger.close()
+    assert (failure.node, failure.times, abs((failure.since - first).total_seconds()) < 1) == (NODE, 2, True)
+
+
+async def test_what_succeeds_fails_no_more(sandbox: Sandbox, bed: Bed, clock: ManualClock) -> None:
+    sandbox.faults.failed_rows.add(NODE)
+    await bed.collect()
+    sandbox.faults.clear()
+    sandbox.write(NODE, LOG)
+    clock.forward(minutes=20)
+    await bed.collect()
+
+    ledger = Ledger(bed.state)
+    failures = await ledger.failures()
+    await ledger.close()
+    assert failures == ()
+
+
+async def test_a_cycle_that_hangs_is_ended_and_says_so(bed: Bed) -> None:
+    async with bed.cloud(export_takes=(0.0, 0.0)) as sandbox:
+        sandbox.write(NODE, LOG)
+        sandbox.faults.stall_after = [1000]
+        bed.set("schedule:\n", "schedule:\n  cycle_timeout: 300ms\n")
+        bed.set(
+            "first_poll: 10s\n  max_poll: 30s\n  give_up_after: 10m",
+            "first_poll: 1ms\n  max_poll: 2ms\n  give_up_after: 200ms",
+        )
+
+        report = await bed.collect()
+
+        assert (report.outcome, report.error_kind, bed.files()) == (CycleOutcome.FAILED, "Timeout", [])
+
+
+async def test_two_nodes_whose_names_differ_in_odd_signs_only_do_not_collide(bed: Bed) -> None:
+    async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as sandbox:
+        one, two = sandbox.fleet[0].nodes
+        sandbox.write(one.name, b"one\n")
+        sandbox.write(two.name, b"two\n")
+        odd = {one.name: "../../etc/x", two.name: "../../etc\\x"}
+
+        def rename(reply: dict[str, Any]) -> dict[str, Any]:
+            for row in reply["list"]:
+                row["node_name"] = odd[row["node_name"]]
+            return reply
+
+        sandbox.faults.mangle = rename
+        await bed.collect()
+
+        parents = {path.parent.parent for path in bed.files()}
+        assert (sorted(bed.contents()), parents) == ([b"one\n", b"two\n"], {bed.directory / "snapshots" / "solo"})
+
+
+async def test_no_more_transfers_than_concurrent_allows_run_at_once(bed: Bed) -> None:
+    """Three transfers hang: nobody else gets a request through until one of them is given up."""
+    async with bed.cloud(fleet=(replica_set("solo", nodes=30),)) as sandbox:
+        for node in sandbox.fleet[0].nodes:
+            sandbox.write(node.name, LOG)
+        sandbox.faults.stall_after = [0, 0, 0]
+        bed.set("concurrent: 16", "concurrent: 3")
+        bed.set("stall_timeout: 60s", "stall_timeout: 500ms")
+        cycle = asyncio.create_task(bed.collect())
+        while sandbox.calls["object"] < 3:
+            await asyncio.sleep(0)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        requests = sandbox.calls["object"]
+
+        report = await cycle
+
+        assert (requests, report.stored) == (3, 30)
+
+
+def test_a_single_and_a_set_have_the_names_the_tests_use() -> None:
+    assert [node.name for node in single("solo").nodes] == [NODE]
