@@ -341,9 +341,9 @@ def load(path: Path) -> Loaded:
         text = f"cannot be read: {exc.strerror or exc}"
         raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)]) from exc
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as exc:
-        line, column = yamltree.position(content[: exc.start].decode("utf-8-sig"))
+        line, column = yamltree.position(content[: exc.start].decode())
     else:
         return parse(text, path)
     raise ConfigError(path, [Complaint(line=line, column=column, path="", text="is not UTF-8 text")])

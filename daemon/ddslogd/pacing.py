@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EPOCH = datetime.fromtimestamp(0, UTC)
+INSTANT = timedelta(milliseconds=1)
+"""Ticks lie on whole ones: the ledger keeps no finer time, and what it rounded must not lie before its tick."""
+LARGEST_SKEW = timedelta(days=36_500)
+"""A server that says more is a century off: adding that to our time could leave the calendar."""
 
 
 class Clock(Protocol):
@@ -70,11 +74,12 @@ class Skew:
         """Take one reply's ``Date`` into account; one that cannot be read is passed over."""
         try:
             server = parsedate_to_datetime(date_header)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):  # the last: a year or an offset of many digits
             return
         if server.tzinfo is None:  # "-0000" means: UTC, and nothing is known of the zone. RFC 5322, 3.3
             server = server.replace(tzinfo=UTC)
-        self._seconds.append((server - now).total_seconds())
+        if abs(server - now) <= LARGEST_SKEW:
+            self._seconds.append((server - now).total_seconds())
 
     @property
     def offset(self) -> timedelta:
@@ -89,7 +94,7 @@ class Skew:
 def phase(key: str, interval: timedelta) -> timedelta:
     """Give a key's place within the interval: the same at every start, evenly spread over many keys."""
     fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
-    return interval * fraction
+    return interval * fraction // INSTANT * INSTANT
 
 
 def next_tick(schedule: Every | Cron, *, after: datetime, key: str) -> datetime:
@@ -104,19 +109,25 @@ def next_tick(schedule: Every | Cron, *, after: datetime, key: str) -> datetime:
             steps = (after - EPOCH - shift) // interval + 1
             return EPOCH + shift + steps * interval
         case Cron(expression=expression, timezone=timezone):
-            local = after.astimezone(ZoneInfo(timezone))
-            return next(CronSim(expression, local)).astimezone(UTC)
+            # UTC needs no time zone data on the host, as the configuration promises.
+            local = after.astimezone(UTC if timezone == "UTC" else ZoneInfo(timezone))
+            # In the hour that is there twice, cronsim first gives the tick of that hour's first time: it is over.
+            ticks = (tick.astimezone(UTC) for tick in CronSim(expression, local))
+            return next(tick for tick in ticks if tick > after)
 
 
 def due(schedule: Every | Cron, *, last: datetime | None, now: datetime, key: str) -> datetime:
     """Give when the next cycle is to begin, after the last one's tick.
 
     What never ran, and what should have run while nobody did it, is due now, once. Where the wall clock went back
-    behind the last tick, the grid is followed from now on.
+    behind the last tick, no tick is run twice for a small step; for one of more than a tick, the grid is followed from
+    now on.
     """
     if last is None:
         return now
-    return max(now, next_tick(schedule, after=min(last, now), key=key))
+    if last > now and last >= next_tick(schedule, after=next_tick(schedule, after=now, key=key), key=key):
+        last = now
+    return max(now, next_tick(schedule, after=last, key=key))
 
 
 def poll_delays(first: timedelta, longest: timedelta) -> Iterator[float]:

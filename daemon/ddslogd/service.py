@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-LOGINS_PER_MINUTE = 30  # one account needs one login a day
+LOGINS_PER_MINUTE = 60  # one account needs one login a day
 
 
 class Service:

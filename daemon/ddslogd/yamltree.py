@@ -87,7 +87,6 @@ class Tree:
 
 def read(text: str) -> Tree:
     """Read one YAML document; what is wrong with it comes as findings, not as an error."""
-    text = text.removeprefix("\ufeff")
     if bad := _UNPRINTABLE.search(text):
         line, column = position(text[: bad.start()])
         return Tree(

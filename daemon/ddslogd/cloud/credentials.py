@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -121,10 +121,7 @@ class _Token:
     project_id: str
     begun_at: datetime
     ends_at: datetime
-
-    @property
-    def renew_at(self) -> datetime:
-        return self.ends_at - min(RENEW_BEFORE, (self.ends_at - self.begun_at) / 5)
+    renew_at: datetime
 
 
 class PasswordLogin:
@@ -193,9 +190,11 @@ class PasswordLogin:
         try:
             return await self._login()
         except (Unavailable, CredentialsRefused):
-            if token is not None and self._now() < token.ends_at:
-                return token  # it still serves; the renewal is tried again with the next call
-            raise
+            now = self._now()
+            if token is None or now >= token.ends_at:
+                raise
+            self._token = replace(token, renew_at=now + (token.ends_at - now) / 4)  # it still serves
+            return self._token
 
     async def _log_in(self) -> _Token:
         password = await asyncio.to_thread(read_secret, self._auth.password)
@@ -226,7 +225,9 @@ class PasswordLogin:
         ends_at, project_id = wire.read_token(reply.body, request_id=reply.request_id)
         if not text:
             raise Unavailable("the login's reply holds no token", status=reply.status, request_id=reply.request_id)
-        return _Token(text=text, project_id=project_id, begun_at=self._now(), ends_at=ends_at)
+        now = self._now()
+        renew_at = ends_at - min(RENEW_BEFORE, (ends_at - now) / 5)
+        return _Token(text=text, project_id=project_id, begun_at=now, ends_at=ends_at, renew_at=renew_at)
 
 
 class _Refusal:

@@ -7,6 +7,7 @@ temporarily authorized request" (``X-Amz-Date`` and ``X-Amz-Expires``, seconds a
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_URL = 8192  # characters; signed links are a few hundred, with a session token two thousand
+MAX_HOST = 253  # characters. RFC 1035, 2.3.4
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")  # RFC 1123, 2.1; some hosts have the "_" too
 _MILLISECONDS_FROM = 10**11  # as seconds that is the year 5138, so a larger number counts milliseconds
 
 
@@ -24,6 +27,8 @@ def expiry(url: str) -> datetime | None:
 
     Names are read in any case. Where both forms are there, the earlier moment counts.
     """
+    if len(url) > MAX_URL:
+        return None
     try:
         query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     except ValueError:
@@ -46,7 +51,7 @@ def objection(url: str, *, hosts: Iterable[str], plain_http: bool) -> str | None
         return "the link holds characters that no URL may hold"
     try:
         parts = urlsplit(url)
-        host, _ = (parts.hostname or "").rstrip("."), parts.port
+        host, _ = (parts.hostname or "").removesuffix("."), parts.port
     except ValueError:
         return "the link is no URL"
     if "@" in parts.netloc:
@@ -71,7 +76,18 @@ def is_loopback(host: str) -> bool:
 def _matches(host: str, pattern: str) -> bool:
     if _is_address(host):  # an address is allowed in so many words only, never by a pattern
         return host == pattern
-    return bool(host) and fnmatchcase(host, pattern)
+    return _is_name(host) and fnmatchcase(host, pattern)
+
+
+def _is_name(host: str) -> bool:
+    """Tell whether a resolver can look the host up: of other names the client raises what is no network error."""
+    if len(host) > MAX_HOST or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        return False
+    try:
+        host.encode("ascii").decode("idna")  # "xn--" and nonsense after it
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_address(host: str) -> bool:

@@ -12,9 +12,8 @@ Where the documents contradict each other, both are read.
 from __future__ import annotations
 
 import json
-import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 10_000  # rows of one reply; the largest cluster has some hundred nodes
 MAX_NAME = 1024  # characters of a node or file name
 MAX_MESSAGE = 300  # characters kept of what the cloud says went wrong
+MAX_CODE = 64  # characters of an error code or a status word; the longest known has 12
+MAX_REQUEST_ID = 128  # characters; 32 to 36 are usual
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
@@ -98,6 +99,8 @@ _ROW_WORDS = {
     "FAILED": RowState.FAILED,
 }
 _NODE_IN_FILE_NAME = re.compile(r"[0-9a-f]{32}no\d\d")
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_YEAR_5138_S = 1e11  # as epoch seconds, so a larger number counts milliseconds
 
 
 def _row(entry: dict[str, Any], number: int) -> tuple[Row, tuple[str, ...]]:
@@ -122,21 +125,30 @@ def _row(entry: dict[str, Any], number: int) -> tuple[Row, tuple[str, ...]]:
 
 def _moment(value: object) -> datetime | None:
     """Read epoch milliseconds, or seconds where it is too small for that, as a number or as text."""
-    try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-        seconds = number / 1000 if number > 1e11 else number  # noqa: PLR2004  # in seconds that is the year 5138
-        whole_ms = datetime.fromtimestamp(round(seconds * 1000) // 1000, UTC)
-        return whole_ms.replace(microsecond=round(seconds * 1000) % 1000 * 1000) if seconds > 0 else None
-    except (ValueError, OverflowError, OSError):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    try:
+        number = float(value)
+        ms = round(number if number > _YEAR_5138_S else number * 1000)
+    except (ValueError, OverflowError):  # no number, NaN, infinite
+        return None
+    # What is later than any log can be is no moment: adding to it could leave the calendar.
+    return _EPOCH + timedelta(milliseconds=ms) if 0 < ms < _YEAR_5138_S * 1000 else None
 
 
 def _word(value: object) -> str:
-    return _text(value).upper()[:64]
+    return _line(_text(value).upper(), MAX_CODE)
 
 
 def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    """Give a text without blanks around it; half a surrogate pair, which no file or database takes, is spelled out."""
+    return value.strip().encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else ""
+
+
+def _line(text: str, limit: int) -> str:
+    """Make one line of foreign text: bounded, and with nothing in it that a terminal or a log would obey."""
+    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
+    return " ".join(printable.split())[:limit]
 
 
 def _stripped(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,10 +189,12 @@ def read_token(body: bytes, *, request_id: str = "") -> tuple[datetime, str]:
     token = (_json_object(body) or {}).get("token")
     try:
         ends_at = datetime.fromisoformat(token["expires_at"])  # type: ignore[index]  # judged by the except below
-        project = token["project"]["id"]  # type: ignore[index]  # the same
-    except (TypeError, KeyError, ValueError) as exc:
-        raise Unavailable("the login's reply names no end or no project", request_id=request_id) from exc
-    return ends_at if ends_at.tzinfo else ends_at.replace(tzinfo=UTC), str(project)
+        project = _text(token["project"]["id"])  # type: ignore[index]  # the same
+    except (TypeError, KeyError, ValueError):
+        project, ends_at = "", _EPOCH
+    if not project:
+        raise Unavailable("the login's reply names no end or no project", request_id=request_id)
+    return ends_at if ends_at.tzinfo else ends_at.replace(tzinfo=UTC), project
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -252,11 +266,11 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: dat
         now: For a Retry-After that is a date; by the server's clock.
     """
     reply = _json_object(body) or {}
-    code = next((text for text in _values(reply, _CODE_KEYS) if text), "")[:64]
+    code = _line(next((text for text in _values(reply, _CODE_KEYS) if text), ""), MAX_CODE)
     said = next((text for text in _values(reply, _MESSAGE_KEYS) if text), "")
     kind = _kind(status, code, throttled="Retry-After" in headers)
-    message = f"{_TURN[kind]}: {' '.join(said.split())[:MAX_MESSAGE]}" if said else _TURN[kind]
-    request_id = request_id_of(headers) or _text(reply.get("request_id"))[:128]
+    message = f"{_TURN[kind]}: {_line(said, MAX_MESSAGE)}" if said else _TURN[kind]
+    request_id = request_id_of(headers) or _line(_text(reply.get("request_id")), MAX_REQUEST_ID)
     if issubclass(kind, Unavailable):
         wait = retry_after(headers.get("Retry-After", ""), now=now)
         return kind(message, code=code, status=status, request_id=request_id, retry_after_s=wait)
@@ -266,7 +280,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes, *, now: dat
 def request_id_of(headers: Mapping[str, str]) -> str:
     """Give the id by which the vendor's support finds a call."""
     names = ("X-Request-Id", "X-IAM-Trace-Id", "x-obs-request-id")
-    return next((headers[name][:128] for name in names if headers.get(name)), "")
+    return next((text for name in names if (text := _line(headers.get(name, ""), MAX_REQUEST_ID))), "")
 
 
 def may_be_old_token(error: CloudError) -> bool:
@@ -280,7 +294,7 @@ def retry_after(value: str, *, now: datetime) -> float | None:
         return float(value.strip()[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last: a year or an offset of many digits
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (aware - now).total_seconds())
@@ -303,7 +317,7 @@ def _values(reply: Mapping[str, Any], keys: Sequence[str], depth: int = 0) -> It
     """Walk the reply for the keys' texts, outer ones first: the shapes nest them differently."""
     for key in keys:
         if isinstance(reply.get(key), str):
-            yield reply[key].strip()
+            yield _text(reply[key])
     for value in reply.values():
         if isinstance(value, dict) and depth < 4:  # noqa: PLR2004  # no known shape nests deeper than two
             yield from _values(value, keys, depth + 1)

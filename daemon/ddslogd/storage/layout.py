@@ -36,6 +36,8 @@ def segment(name: str) -> str:
     if _PLAIN.fullmatch(name) and not name.endswith(".") and not _DEVICE.fullmatch(name):
         return name
     readable = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_ALTERED_LENGTH].lstrip("._-") or "_"
+    if _DEVICE.fullmatch(readable):  # "con.txt~…" would be one still
+        readable = f"_{readable}"
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{readable}~{digest[:16]}"
 
@@ -70,8 +72,13 @@ def updated_at(final_name: str) -> datetime | None:
 def part_name(final_name: str, identity: Identity) -> str:
     """Give the hidden name of a snapshot that is growing; without the identity where it does not fit."""
     proof = (str(identity.total), identity.last_modified, identity.etag)
-    name = "~".join((f".{final_name}", *(quote(text, safe="") for text in proof))) + PART
+    name = "~".join((f".{final_name}", *map(_quoted, proof))) + PART
     return name if identity.total is not None and len(name) <= MAX_NAME else f".{final_name}{PART}"
+
+
+def _quoted(text: str) -> str:
+    # "~" divides the fields; a header may hold bytes that are no UTF-8, which aiohttp gives as surrogates.
+    return quote(text, safe="", errors="surrogateescape").replace("~", "%7E")
 
 
 def read_part_name(name: str) -> tuple[str, Identity | None] | None:
@@ -81,6 +88,6 @@ def read_part_name(name: str) -> tuple[str, Identity | None] | None:
     final_name, *proof = name[1 : -len(PART)].rsplit("~", 3)
     # A final name may hold "~" itself, but ends in ".log", which no field of the proof does.
     if len(proof) == 3 and final_name.endswith(".log") and proof[0].isdecimal():  # noqa: PLR2004  # as written above
-        total, last_modified, etag = (unquote(text) for text in proof)
+        total, last_modified, etag = (unquote(text, errors="surrogateescape") for text in proof)
         return final_name, Identity(etag=etag, total=int(total), last_modified=last_modified)
     return name[1 : -len(PART)], None

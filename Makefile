@@ -1,0 +1,37 @@
+# make demo   see it work, against a cloud on loopback      make test   lint, types and tests
+# make lock   renew .ci/requirements.lock                   make clean  remove what make made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint schema lock clean
+
+demo: $(INSTALLED)
+	$(BIN)/ddslogd demo
+
+test: lint
+	$(BIN)/pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+schema: $(INSTALLED)
+	$(BIN)/ddslogd schema > config/ddslogd.schema.json
+
+$(INSTALLED): pyproject.toml .ci/requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+lock: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --extra speed --upgrade pyproject.toml -o .ci/requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
