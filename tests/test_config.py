@@ -663,6 +663,11 @@ SAME_FILES = "the cloud would serve the same files"
         ),
         (top("schedule: {cron: '*/15 * * * *', timezone: Europe/Berlin}"), []),
         (
+            top("schedule: {cron: '0,55 0,23 * * 2,3'}"),
+            [f"f:8:18: warning: schedule.cron: has ticks 5m apart, below export.fresh_for (15m): {SAME_FILES}"],
+        ),
+        (top("schedule: {cron: 0 0 1 * *}"), []),
+        (
             entry("cron: 5,59 0,23 * * *"),
             [f"f:8:11: warning: instances[0].cron: has ticks 6m apart, below export.fresh_for (15m): {SAME_FILES}"],
         ),

@@ -4,7 +4,7 @@ Exit status: 0 done; 1 something failed, it says what; 2 the command line is wro
 ddslogd works on the same directory; 78 the configuration is wrong (sysexits.h).
 """
 
-# What is heavy (aiohttp, rich) is imported by the command that needs it, so that --help is quick.
+# What is heavy (aiohttp, pydantic, rich) is imported by the command that needs it, so that --help is quick.
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ddslogd import __version__, config
+from ddslogd import __version__
 from ddslogd.errors import ConfigError, Locked, StorageError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def commands() -> None:
 @log_options("info")
 def run(path: Path, log_level: str, log_format: str) -> None:
     """Collect at every instance's schedule until SIGTERM or SIGINT."""
+    from ddslogd import config  # noqa: PLC0415  # heavy
     from ddslogd.operate.progress import Silent  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
     from ddslogd.service import opened  # noqa: PLC0415  # heavy
@@ -102,6 +103,7 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
     """
     from rich.console import Console  # noqa: PLC0415  # heavy
 
+    from ddslogd import config  # noqa: PLC0415  # heavy
     from ddslogd.operate.progress import watching  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
     from ddslogd.service import opened  # noqa: PLC0415  # heavy
@@ -127,6 +129,8 @@ def check(path: Path) -> None:
 
     Exit status 0: the daemon would run with it (there may be warnings). 78: it would not.
     """
+    from ddslogd import config  # noqa: PLC0415  # heavy
+
     loaded = config.load(path)
     for warning in loaded.warnings:
         click.echo(warning.render(path), err=True)
@@ -137,6 +141,8 @@ def check(path: Path) -> None:
 @commands.command()
 def schema() -> None:
     """Print the JSON schema of the configuration, for an editor to complete and check by."""
+    from ddslogd import config  # noqa: PLC0415  # heavy
+
     click.echo(json.dumps(config.schema(), indent=2))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ddslogd.models import CycleReport, LogFile, Outcome
     from ddslogd.operate.progress import Lines
 
-SPEED = 150.0  # the cloud's 20 minutes take 8 seconds
+SPEED = 240.0  # the cloud's 20 minutes take 5 seconds
 CYCLES = 3  # of each instance, until the demo ends by itself
 WINDOW = 400_000  # bytes of an export, in place of the cloud's 40 MB
 LINES_PER_SECOND = 60.0

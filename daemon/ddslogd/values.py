@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
 from functools import lru_cache
 from ipaddress import ip_address
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, LiteralString, Self
 from zoneinfo import ZoneInfo, available_timezones
@@ -62,6 +62,8 @@ _FIRST_DAY: Final = datetime(2024, 1, 1, tzinfo=UTC)
 """From here schedules are tried: a Monday in a leap year, and no clock is asked."""
 _TICKS: Final = 100
 """A day of ticks 15 minutes apart, and a little more."""
+_LAST_DAY: Final = _FIRST_DAY + timedelta(days=9)
+"""Each day of the week, and the night after it."""
 
 
 def complaint(text: str, kind: LiteralString = SAID) -> PydanticCustomError:
@@ -253,9 +255,9 @@ def known_timezone(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def shortest_gap(expression: str, timezone: str) -> timedelta:
-    """Give the shortest time between two ticks of a cron expression, as far as a hundred of them show it."""
+    """Give the shortest time between two ticks of a cron expression, as far as a week of them shows it."""
     ticks = islice(CronSim(expression, _FIRST_DAY.astimezone(timezone_of(timezone))), _TICKS)
-    moments = [tick.astimezone(UTC) for tick in ticks]
+    moments = [tick.astimezone(UTC) for tick in takewhile(lambda tick: tick < _LAST_DAY, ticks)]
     return min((later - sooner for sooner, later in pairwise(moments)), default=timedelta.max)
 
 

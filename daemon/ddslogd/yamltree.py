@@ -122,7 +122,7 @@ def path_of(loc: Location) -> str:
 
 
 def _word(key: str) -> str:
-    return key if re.fullmatch(r"[\w-]{1,80}", key) else json.dumps(key[:80])
+    return key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
 
 
 def _told(exc: yaml.MarkedYAMLError) -> str:

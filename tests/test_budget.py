@@ -1,0 +1,194 @@
+"""The calls of one account, by the event loop's virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import structlog
+
+from ddslogd.cloud.budget import IN_PROGRESS, OPEN_AFTER, Budget
+from ddslogd.errors import Gone, Unavailable
+
+START = datetime(2026, 1, 2, tzinfo=UTC)
+
+pytestmark = pytest.mark.looptime
+
+
+class LoopClock:
+    """Policy time that is the loop's virtual time."""
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
+def budget(calls_per_minute: int = 60) -> Budget:
+    return Budget(calls_per_minute=calls_per_minute, clock=LoopClock(), name="cloud")
+
+
+async def calls(budget: Budget, number: int, urgency: float = 1.0) -> list[float]:
+    """Make so many calls at once; give when each had its turn."""
+    times: list[float] = []
+
+    async def call() -> None:
+        async with budget.call(urgency):
+            times.append(asyncio.get_running_loop().time())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(number):
+            group.create_task(call())
+    return times
+
+
+@pytest.mark.parametrize("calls_per_minute", [1, 7, 60, 600])
+async def test_no_60_seconds_see_more_calls_than_the_account_has(calls_per_minute: int) -> None:
+    """Not even the first ones, where a bucket that starts full would let twice as many through."""
+    times = await calls(budget(calls_per_minute), calls_per_minute * 3 + 2)
+
+    most = max(sum(begin <= time < begin + 60 for time in times) for begin in times)
+    assert most <= calls_per_minute
+
+
+async def test_the_budget_is_used() -> None:
+    """What is held back for the burst is a tenth."""
+    times = await calls(budget(60), 300)
+
+    assert max(times) < 300 * 1.2
+
+
+async def test_what_has_begun_goes_before_what_is_to_begin_and_the_stalest_first() -> None:
+    account, order = budget(), []
+
+    async def call(name: str, urgency: float) -> None:
+        async with account.call(urgency):
+            order.append(name)
+
+    await calls(account, 6)  # the burst is gone: from here on everybody waits
+    async with asyncio.TaskGroup() as group:
+        for name, urgency in (("fresh", 300.0), ("stale", 100.0), ("poll", IN_PROGRESS), ("middling", 200.0)):
+            group.create_task(call(name, urgency))
+
+    assert order == ["poll", "stale", "middling", "fresh"]
+
+
+async def test_a_pause_holds_the_whole_account() -> None:
+    account = budget()
+    account.pause(100.0)
+
+    times = await calls(account, 3)
+
+    assert min(times) >= 100.0
+
+
+async def test_a_waiter_that_is_cancelled_takes_no_turn() -> None:
+    account = budget()
+    await calls(account, 6)
+    gone = asyncio.create_task(calls(account, 1))
+    await asyncio.sleep(0)
+    gone.cancel()
+
+    (time,) = await calls(account, 1)
+
+    assert time < 2.5
+
+
+async def fail(account: Budget, status: int = 0) -> None:
+    with pytest.raises(Unavailable):
+        async with account.call(IN_PROGRESS):
+            raise Unavailable("no answer", status=status)
+
+
+async def test_after_some_silent_calls_the_account_is_left_alone() -> None:
+    account = budget()
+    for _ in range(OPEN_AFTER):
+        await fail(account)
+
+    with pytest.raises(Unavailable, match="gave no answer to the last 5 calls"):
+        await calls_alone(account)
+
+
+async def calls_alone(account: Budget) -> None:
+    async with account.call(IN_PROGRESS):
+        pass
+
+
+async def test_an_answer_of_any_kind_is_no_silence() -> None:
+    """A 503 comes from somebody."""
+    account = budget()
+    for _ in range(OPEN_AFTER * 2):
+        await fail(account, status=503)
+
+    await calls_alone(account)
+
+
+async def test_one_probe_at_a_time_goes_through_and_its_success_opens_the_way() -> None:
+    account = budget()
+    for _ in range(OPEN_AFTER):
+        await fail(account)
+    await asyncio.sleep(6)
+    hold = asyncio.Event()
+
+    async def probe() -> None:
+        async with account.call(IN_PROGRESS):
+            await hold.wait()
+
+    probing = asyncio.create_task(probe())
+    await asyncio.sleep(3)
+    with pytest.raises(Unavailable):
+        await calls_alone(account)
+    hold.set()
+    await probing
+
+    await calls_alone(account)
+
+
+async def test_probes_grow_apart() -> None:
+    account = budget()
+    for _ in range(OPEN_AFTER):
+        await fail(account)
+    await asyncio.sleep(6)
+    await fail(account)
+    await asyncio.sleep(6)
+
+    with pytest.raises(Unavailable, match="gave no answer"):
+        await calls_alone(account)
+
+
+async def test_a_probe_that_is_broken_off_leaves_room_for_another() -> None:
+    account = budget()
+    for _ in range(OPEN_AFTER):
+        await fail(account)
+    await asyncio.sleep(6)
+    probing = asyncio.create_task(calls(account, 1))
+    await asyncio.sleep(0)
+    probing.cancel()
+    await asyncio.wait([probing])
+
+    await calls_alone(account)
+
+
+async def test_silence_and_its_end_are_said_once() -> None:
+    account = budget()
+    with structlog.testing.capture_logs() as events:
+        for _ in range(OPEN_AFTER):
+            await fail(account)
+        await asyncio.sleep(6)
+        await fail(account)
+        await asyncio.sleep(60)
+        await calls_alone(account)
+        await calls_alone(account)
+
+    assert [event["event"] for event in events] == ["account.unreachable", "account.reached_again"]
+
+
+async def test_a_refusal_passes_through_as_it_is() -> None:
+    with pytest.raises(Gone):
+        async with budget().call(IN_PROGRESS):
+            raise Gone("no such instance", status=404)

@@ -1,0 +1,288 @@
+"""Parts and snapshots on a real file system."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddslogd.errors import Changed, Locked, StorageError
+from ddslogd.models import Identity, LogFile
+from ddslogd.storage import layout
+from ddslogd.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FILE = LogFile(instance="orders", node="node-1", file_name="errorlog", updated_at=NOW)
+IDENTITY = Identity(etag='"abc"', total=10, last_modified="Fri, 02 Jan 2026 03:04:05 GMT")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "logs", keep_free=0, fresh_for=timedelta(minutes=15))
+    store.open(NOW)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def reopened(tmp_path: Path) -> Store:
+    return Store(tmp_path / "logs", keep_free=0, fresh_for=timedelta(minutes=15))
+
+
+def final(tmp_path: Path) -> Path:
+    return tmp_path / "logs" / layout.snapshot_path(FILE)
+
+
+def visible(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "logs").rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+async def publish(store: Store, data: bytes) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(Identity(total=len(data)))
+        await part.append([data])
+        await part.publish()
+
+
+async def test_nothing_is_visible_before_it_is_whole(store: Store, tmp_path: Path) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"01234"])
+        before = visible(tmp_path)
+        await part.append([b"56789"])
+        await part.publish()
+
+    assert (before, final(tmp_path).read_bytes()) == ([], b"0123456789")
+
+
+async def test_a_published_file_is_never_rewritten(store: Store, tmp_path: Path) -> None:
+    await publish(store, b"first")
+
+    with pytest.raises(StorageError, match="other bytes has this name already"):
+        await publish(store, b"other")
+
+    assert final(tmp_path).read_bytes() == b"first"
+
+
+async def test_the_same_bytes_published_again_change_nothing(store: Store, tmp_path: Path) -> None:
+    """So a crash between the rename and the ledger is made good by fetching once more."""
+    await publish(store, b"first")
+    number = final(tmp_path).stat().st_ino
+
+    await publish(store, b"first")
+
+    assert (final(tmp_path).stat().st_ino, list(final(tmp_path).parent.iterdir())) == (number, [final(tmp_path)])
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+async def test_modes_do_not_depend_on_the_umask(store: Store, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        await publish(store, b"data")
+    finally:
+        os.umask(before)
+
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (final(tmp_path), final(tmp_path).parent)]
+    assert modes == [0o640, 0o750]
+
+
+async def test_a_directory_that_is_a_link_is_not_written_through(store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "logs" / "snapshots").symlink_to(elsewhere)
+
+    with pytest.raises(StorageError, match="this is no directory"):
+        await publish(store, b"data")
+
+    assert list(elsewhere.iterdir()) == []
+
+
+async def test_a_link_in_the_place_of_a_part_is_not_followed(store: Store, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    final(tmp_path).parent.mkdir(parents=True)
+    part = final(tmp_path).parent / layout.part_name(final(tmp_path).name, IDENTITY)
+    part.symlink_to(victim)
+
+    async with store.part(FILE) as fresh:
+        await fresh.begin(IDENTITY)
+        await fresh.append([b"0123456789"])
+        await fresh.publish()
+
+    assert (victim.read_bytes(), final(tmp_path).read_bytes()) == (b"precious", b"0123456789")
+
+
+async def test_a_link_in_the_place_of_a_snapshot_is_not_followed(store: Store, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"data")
+    final(tmp_path).parent.mkdir(parents=True)
+    final(tmp_path).symlink_to(victim)
+
+    with pytest.raises(StorageError):
+        await publish(store, b"data")
+
+    assert victim.read_bytes() == b"data"
+
+
+async def test_a_part_that_is_left_is_lent_again_with_its_bytes(store: Store) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"01234"])
+
+    async with store.part(FILE) as again:
+        assert (again.size, again.identity, again.resumable) == (5, IDENTITY, True)
+
+
+async def test_the_checksum_of_a_part_that_is_gone_on_with_covers_all_of_it(store: Store) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"01234"])
+    async with store.part(FILE) as again:
+        await again.append([b"56789"])
+
+        assert again.md5 == "781e5e245d69b566979b86e28d23f2c7"  # md5sum of 0123456789
+
+
+@pytest.mark.parametrize("identity", [Identity(total=10), Identity(etag='W/"weak"', total=10), Identity(etag='"x"')])
+async def test_a_part_that_nothing_can_prove_is_not_left(store: Store, tmp_path: Path, identity: Identity) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(identity)
+        await part.append([b"01234"])
+
+    assert list(final(tmp_path).parent.iterdir()) == []
+
+
+async def leave(store: Store, data: bytes) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(Identity(etag='"abc"', total=1_000_000, last_modified="x"))
+        await part.append([data])
+
+
+async def test_after_a_restart_all_but_the_last_64_kib_count(store: Store, reopened: Store) -> None:
+    await leave(store, b"a" * 100_000)
+    store.close()
+    reopened.open(NOW)
+
+    async with reopened.part(FILE) as part:
+        assert (part.size, len(part.tail)) == (100_000 - 65_536, 65_536)
+    reopened.close()
+
+
+async def test_a_tail_that_does_not_match_is_found(store: Store, reopened: Store) -> None:
+    await leave(store, b"a" * 100_000)
+    store.close()
+    reopened.open(NOW)
+
+    async with reopened.part(FILE) as part:
+        with pytest.raises(Changed):
+            await part.append([b"a" * 100 + b"b"])
+    reopened.close()
+
+
+async def test_a_tail_that_matches_is_gone_on_with(store: Store, reopened: Store) -> None:
+    await leave(store, b"a" * 100_000)
+    store.close()
+    reopened.open(NOW)
+
+    async with reopened.part(FILE) as part:
+        await part.append([b"a" * 60_000])
+        await part.append([b"a" * 5_536 + b"bbb"])
+        assert (part.size, part.tail) == (100_003, b"")
+    reopened.close()
+
+
+async def test_at_start_a_part_of_an_export_that_is_over_is_swept(
+    store: Store, reopened: Store, tmp_path: Path
+) -> None:
+    await leave(store, b"a" * 100_000)
+    store.close()
+
+    reopened.open(NOW + timedelta(minutes=15))
+
+    assert list(final(tmp_path).parent.iterdir()) == []
+    reopened.close()
+
+
+async def test_at_start_a_hidden_file_that_names_no_identity_is_swept(
+    store: Store, reopened: Store, tmp_path: Path
+) -> None:
+    await publish(store, b"data")
+    stray = final(tmp_path).with_name(".whatever.part")
+    stray.write_bytes(b"x")
+    store.close()
+
+    reopened.open(NOW)
+
+    assert list(final(tmp_path).parent.iterdir()) == [final(tmp_path)]
+    reopened.close()
+
+
+async def test_a_sweep_takes_only_what_is_over(store: Store, tmp_path: Path) -> None:
+    await leave(store, b"a" * 100_000)
+
+    swept = [await store.sweep(NOW + timedelta(minutes=minutes)) for minutes in (14, 15)]
+
+    assert (swept, list(final(tmp_path).parent.iterdir())) == ([0, 1], [])
+
+
+async def test_a_file_larger_than_the_disk_fails_before_a_byte_is_fetched(store: Store, tmp_path: Path) -> None:
+    """The blocks are reserved at the beginning."""
+    room = os.statvfs(tmp_path)
+    total = room.f_bavail * room.f_frsize + 2**30
+
+    with pytest.raises(StorageError, match=r"ENOSPC|EFBIG"):
+        async with store.part(FILE) as part:
+            await part.begin(Identity(etag='"x"', total=total))
+
+    assert list(final(tmp_path).parent.iterdir()) == []
+
+
+async def test_a_part_that_is_closed_holds_no_reserved_blocks(store: Store, tmp_path: Path) -> None:
+    await leave(store, b"a" * 4096)
+
+    (part,) = final(tmp_path).parent.iterdir()
+    assert (part.stat().st_size, part.stat().st_blocks * 512 <= 64 * 1024) == (4096, True)
+
+
+async def test_room_is_judged_by_what_is_free(tmp_path: Path) -> None:
+    free = await asyncio.to_thread(os.statvfs, tmp_path)
+    small = Store(tmp_path, keep_free=1, fresh_for=timedelta(0))
+    large = Store(tmp_path, keep_free=free.f_blocks * free.f_frsize * 2, fresh_for=timedelta(0))
+
+    assert (await small.has_room(), await large.has_room()) == (True, False)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_second_process_on_the_same_directory_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ddslogd.errors import Locked\n"
+        "from ddslogd.storage.store import claim\n"
+        "try: claim(Path(sys.argv[1]))\n"
+        "except Locked as exc: print(exc)"
+    )
+
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "logs")], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert f"(process {os.getpid()})" in told
+
+
+def test_the_directory_is_free_again_after_close(store: Store, reopened: Store) -> None:
+    store.close()
+
+    reopened.open(NOW)
+
+    with pytest.raises(Locked):
+        store.open(NOW)
+    reopened.close()
