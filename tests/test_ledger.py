@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from ddslogd.errors import ConfigError
 from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, Snapshot
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 FILE = LogFile(instance="orders", node="node-1", file_name="errorlog", updated_at=NOW)
 SNAPSHOT = Snapshot(
-    file=FILE, path=layout.key(FILE), size=10, md5="aa", etag='"aa"', verified=True, stored_at=NOW, request_id="r-1"
+    file=FILE,
+    key=layout.key(FILE),
+    path=layout.key(FILE),
+    size=10,
+    md5="aa",
+    sha256="cc",
+    etag='"aa"',
+    verified=True,
+    began_at=NOW,
+    stored_at=NOW,
+    request_ids=("r-1", "r-2"),
 )
 
 
@@ -80,12 +92,9 @@ async def test_what_is_entered_outlives_the_process(ledger: Ledger, tmp_path: Pa
 async def test_the_nodes_newest_file_is_the_one_that_is_compared_with(ledger: Ledger) -> None:
     older = LogFile(instance="orders", node="node-1", file_name="old", updated_at=NOW - timedelta(minutes=20))
     await ledger.enter(SNAPSHOT)
-    await ledger.enter(Snapshot(file=older, path="old", size=10, md5="bb", etag="", verified=True, stored_at=NOW))
+    await ledger.enter(replace(SNAPSHOT, file=older, key=layout.key(older), path=layout.key(older), md5="bb"))
 
-    same = [
-        await ledger.same_as_last(Snapshot(file=FILE, path="", size=10, md5=md5, etag="", verified=True, stored_at=NOW))
-        for md5 in ("aa", "bb")
-    ]
+    same = [await ledger.same_as_last(replace(SNAPSHOT, md5=md5)) for md5 in ("aa", "bb")]
     assert same == [layout.key(FILE), None]
 
 
@@ -94,8 +103,79 @@ async def test_every_column_of_a_snapshot_is_there(ledger: Ledger, tmp_path: Pat
 
     row = one_row(tmp_path, "SELECT * FROM snapshots")
     ms = 1767323045678
-    key = "snapshots/orders/node-1/errorlog.20260102T030405.678Z.log"
-    assert row == (key, key, "orders", "node-1", "errorlog", ms, 10, "aa", '"aa"', 1, "r-1", 1, ms)
+    directory = "snapshots/orders/node-1"
+    key = f"{directory}/errorlog.20260102T030405.678Z.log"
+    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms)
+    assert row == (key, key, directory, "orders", "node-1", "errorlog", ms, 1, *told)
+
+
+async def test_a_promise_is_no_entry(ledger: Ledger) -> None:
+    await ledger.promise(SNAPSHOT)
+
+    assert (await ledger.holds(SNAPSHOT.key), await ledger.same_as_last(SNAPSHOT)) == (False, None)
+
+
+async def test_a_promise_is_remembered_whole(ledger: Ledger) -> None:
+    await ledger.promise(SNAPSHOT)
+
+    assert await ledger.promised() == (SNAPSHOT,)
+
+
+async def test_a_promise_that_was_kept_is_none_any_more(ledger: Ledger) -> None:
+    await ledger.promise(SNAPSHOT)
+    await ledger.enter(SNAPSHOT)
+
+    assert (await ledger.promised(), await ledger.holds(SNAPSHOT.key)) == ((), True)
+
+
+async def test_a_promise_can_be_taken_back_and_an_entry_cannot(ledger: Ledger) -> None:
+    await ledger.enter(SNAPSHOT)
+    await ledger.forget(SNAPSHOT)
+
+    assert await ledger.holds(SNAPSHOT.key)
+
+
+async def test_a_file_that_is_no_database_is_put_aside_and_said(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").write_bytes(b"this is no database, " * 100)
+    ledger = Ledger(tmp_path)
+    with structlog.testing.capture_logs() as events:
+        known = await ledger.open()
+    await ledger.enter(SNAPSHOT)
+    await ledger.close()
+
+    kept = (tmp_path / "ledger.sqlite3.damaged-1").read_bytes()
+    assert (known, kept[:10], [event["event"] for event in events]) == (False, b"this is no", ["ledger.damaged"])
+
+
+async def test_a_page_that_was_overwritten_is_found_after_a_crash(tmp_path: Path) -> None:
+    """A copy of the files as a crash leaves them, with damage in the middle."""
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+    for number in range(300):
+        file = replace(FILE, file_name=f"file-{number}")
+        await ledger.enter(replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file)))
+    await ledger.close()
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    data = bytearray((tmp_path / "ledger.sqlite3").read_bytes())
+    data[8192:65536] = b"\xff" * (65536 - 8192)
+    (crashed / "ledger.sqlite3").write_bytes(data)
+    (crashed / "ledger.sqlite3-wal").write_bytes(b"")
+
+    again = Ledger(crashed)
+    known = await again.open()
+    await again.close()
+    assert (known, (crashed / "ledger.sqlite3.damaged-1").exists()) == (False, True)
+
+
+async def test_since_when_an_instance_fails_is_told_with_each_cycle(ledger: Ledger) -> None:
+    told = [
+        await ledger.close_cycle(report(at=NOW + timedelta(minutes=minutes), failed=failed), tick=NOW)
+        for minutes, failed in ((0, ("a",)), (20, ("a", "b")), (40, ("b",)), (60, ()))
+    ]
+
+    first, second = NOW + timedelta(seconds=3), NOW + timedelta(minutes=20, seconds=3)
+    assert told == [first, first, second, None]
 
 
 async def test_the_last_tick_of_each_instance_is_known(ledger: Ledger) -> None:

@@ -150,7 +150,7 @@ async def test_the_checksum_of_a_part_that_is_gone_on_with_covers_all_of_it(stor
     async with store.part(FILE) as again:
         await again.append([b"56789"])
 
-        assert again.md5 == "781e5e245d69b566979b86e28d23f2c7"  # md5sum of 0123456789
+        assert again.digests.md5 == "781e5e245d69b566979b86e28d23f2c7"  # md5sum of 0123456789
 
 
 @pytest.mark.parametrize("identity", [Identity(total=10), Identity(etag='W/"weak"', total=10), Identity(etag='"x"')])

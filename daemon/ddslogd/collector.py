@@ -7,7 +7,9 @@ room? ─► Export.follow ─ link ─► ledger has it? ─► Downloader.fetc
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ddslogd.cloud.exports import LinkRule
     from ddslogd.config import Settings
     from ddslogd.models import Instance, Link, Outcome, Progress
-    from ddslogd.pacing import Clock
+    from ddslogd.pacing import Clock, Skew
     from ddslogd.storage.ledger import Ledger
     from ddslogd.storage.part import Part
     from ddslogd.storage.store import Store
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+WARN_EVERY = timedelta(days=1)
+LARGE_SKEW = timedelta(seconds=60)
 _GOOD = {CycleOutcome.OK, CycleOutcome.NOTHING}
+_OPERATORS_TURN = {"Gone", "NotAllowed", "Unsupported"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,7 @@ class Account:
     api: Api
     downloader: Downloader
     rule: LinkRule
+    skew: Skew
 
 
 class Collector:
@@ -75,6 +81,8 @@ class Collector:
         self.clock = clock
         self.progress = progress
         self._full = False
+        self._warned: dict[str, tuple[str, datetime]] = {}  # by instance: what was warned of last, and when
+        self._skewed: set[str] = set()
         self._last_success: dict[str, datetime] = {}
 
     async def open(self) -> None:
@@ -87,11 +95,13 @@ class Collector:
         report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
         if report.outcome in _GOOD:
             self._last_success[report.instance] = report.finished_at
+        since = None
         try:
-            await self.ledger.close_cycle(report, tick=tick)
+            since = await self.ledger.close_cycle(report, tick=tick)
         except StorageError as exc:
             log.error("ledger.failed", instance=instance.name, reason=str(exc))
-        _tell(report, took_s=self.clock.monotonic() - began)
+        self._tell(report, since=since, took_s=self.clock.monotonic() - began)
+        self._tell_skew(instance.cloud)
         self.progress.cycled(report)
         return report
 
@@ -99,6 +109,52 @@ class Collector:
         """Give the urgency of a new export: the staler the instance, the sooner; after all that has begun."""
         last = self._last_success.get(instance.name)
         return 1.0 + (last.timestamp() if last else 0.0)
+
+    def _tell(self, report: CycleReport, *, since: datetime | None, took_s: float) -> None:
+        failing = {"error": report.error} if report.error else {}
+        if since is not None:
+            failing["failing_since"] = since.isoformat(timespec="seconds")
+        log.log(
+            self._level(report),
+            "cycle.done",
+            instance=report.instance,
+            outcome=report.outcome.value,
+            stored=report.stored,
+            unchanged=report.unchanged,
+            failed=len(report.failures),
+            stored_bytes=report.stored_bytes,
+            fetched_bytes=report.fetched_bytes,
+            took_s=round(took_s, 1),
+            **failing,
+        )
+
+    def _level(self, report: CycleReport) -> int:
+        """Choose the event's level: what only the operator can mend is a warning once a day, not at every tick."""
+        if report.outcome in _GOOD:
+            self._warned.pop(report.instance, None)
+            return logging.INFO
+        if report.outcome is CycleOutcome.NO_ROOM:  # said once, for the whole disk
+            return logging.DEBUG
+        if report.error_kind not in _OPERATORS_TURN:
+            return logging.WARNING
+        kind, warned_at = self._warned.get(report.instance, ("", self.clock.now()))
+        if kind == report.error_kind and self.clock.now() - warned_at < WARN_EVERY:
+            return logging.DEBUG
+        self._warned[report.instance] = (report.error_kind, self.clock.now())
+        return logging.WARNING
+
+    def _tell_skew(self, cloud: str) -> None:
+        """Say once that the clocks differ by much, and once that they agree again."""
+        skew = self._accounts[cloud].skew.offset
+        if (abs(skew) > LARGE_SKEW) == (cloud in self._skewed):
+            return
+        if cloud in self._skewed:
+            self._skewed.remove(cloud)
+            log.info("clock.agrees_again", cloud=cloud)
+        else:
+            self._skewed.add(cloud)
+            todo = "set this host's clock (NTP); until then the cloud's is used to judge links and tokens"
+            log.warning("clock.skewed", cloud=cloud, cloud_is_ahead_s=round(skew.total_seconds()), todo=todo)
 
     async def has_room(self) -> bool:
         """Tell whether there is room on disk; say once that there is none, and once that there is again."""
@@ -191,14 +247,14 @@ class _Cycle:
     async def _bring(self, link: Link, export: Export) -> Outcome:
         """Bring one file to disk; whatever is foreseen is an outcome."""
         file, store = link.file, self._collector.store
-        received = 0
+        received, began_at = 0, self._collector.clock.now()
         try:
             if await self._collector.ledger.holds(layout.key(file)):
                 return Unchanged(file=file)
             async with store.part(file) as part:
                 try:
                     fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
-                    return await self._keep(link, part, fetched)
+                    return await self._keep(link, part, fetched, began_at=began_at)
                 finally:
                     received = part.received
         except (CloudError, TransferError, StorageError) as exc:
@@ -206,7 +262,7 @@ class _Cycle:
                 node=file.node, file_name=file.file_name, reason=str(exc), kind=type(exc).__name__, fetched=received
             )
 
-    async def _keep(self, link: Link, part: Part, fetched: Fetched | None) -> Outcome:
+    async def _keep(self, link: Link, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
         file, ledger = link.file, self._collector.ledger
         if fetched is None:
@@ -217,20 +273,24 @@ class _Cycle:
             return Unchanged(file=file)
         snapshot = Snapshot(
             file=file,
+            key=layout.key(file),
             path=layout.key(file),
             size=part.size,
-            md5=part.md5,
+            md5=part.digests.md5,
+            sha256=part.digests.sha256,
             etag=part.identity.etag,
             verified=fetched.verified,
+            began_at=began_at,
             stored_at=self._collector.clock.now(),
             attempts=fetched.attempts,
-            request_id=link.request_id,
+            request_ids=tuple(filter(None, (link.request_id, fetched.request_id))),
         )
         same = await ledger.same_as_last(snapshot)
         if same is not None:
             await part.remove()
             await ledger.enter(replace(snapshot, path=same))
             return Unchanged(file=file, fetched=part.received)
+        await ledger.promise(snapshot)
         await part.publish()
         await ledger.enter(snapshot)
         return Stored(snapshot=snapshot, fetched=part.received)
@@ -258,20 +318,3 @@ class _Cycle:
             error=error,
             error_kind=error_kind,
         )
-
-
-def _tell(report: CycleReport, *, took_s: float) -> None:
-    tell = log.info if report.outcome in _GOOD else log.warning
-    failing = {"error": report.error} if report.error else {}
-    tell(
-        "cycle.done",
-        instance=report.instance,
-        outcome=report.outcome.value,
-        stored=report.stored,
-        unchanged=report.unchanged,
-        failed=len(report.failures),
-        stored_bytes=report.stored_bytes,
-        fetched_bytes=report.fetched_bytes,
-        took_s=round(took_s, 1),
-        **failing,
-    )

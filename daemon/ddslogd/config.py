@@ -258,6 +258,8 @@ class Storage(Section):
     """The ledger of what is on disk."""
     keep_free: Size = Field(default=2 * 1024**3, ge=0)
     """Below this much free room nothing is requested; what runs may finish."""
+    sha256: bool = Field(default=False, strict=True)
+    """Whether the ledger holds a SHA-256 of each file beside its MD5; costs a second pass of arithmetic, no reading."""
 
 
 class InstanceEntry(Section):

@@ -169,23 +169,30 @@ class Snapshot:
     """One published file on disk: whole and final.
 
     Attributes:
-        path: Relative to the storage directory; identifies the snapshot.
+        key: The path that belongs to the file's identity, relative to the storage directory.
+        path: Where the bytes are: the key, or that of an older file whose bytes are the same.
         size: Bytes.
         md5: Lower-case hex, of the bytes on disk.
-        etag: As the object store sent it.
+        sha256: The same; empty where the configuration does not ask for it.
+        etag: As the object store sent it; empty where none is known.
         verified: True where length or ETag proved it whole; False is ``unverified``.
-        stored_at: Aware, UTC.
+        began_at: When its transfer began; aware, UTC, as ``stored_at``.
+        attempts: Requests to the object store.
+        request_ids: Of the reply that held its link, and of the object store's.
     """
 
     file: LogFile
+    key: str
     path: str
     size: int
     md5: str
+    sha256: str = ""
     etag: str
     verified: bool
+    began_at: datetime
     stored_at: datetime
     attempts: int = 1
-    request_id: str = ""
+    request_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

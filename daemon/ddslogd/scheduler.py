@@ -62,6 +62,8 @@ class Scheduler:
         while True:
             now = self._clock.now()
             tick = due(instance.schedule, last=last, now=now, key=instance.id)
+            if last is not None and tick < last:
+                last = now  # the wall clock went far back: from here on the grid is followed by the new time
             left = (tick - now).total_seconds()
             if left <= 0:
                 return tick

@@ -23,6 +23,7 @@ from ddslogd.config import PasswordAuth, TokenAuth
 from ddslogd.pacing import Skew
 from ddslogd.scheduler import Scheduler
 from ddslogd.storage.ledger import Ledger
+from ddslogd.storage.recovery import recover
 from ddslogd.storage.store import Store
 from ddslogd.transfer.downloader import Downloader
 
@@ -90,14 +91,7 @@ async def opened(
         StorageError: The disk refuses.
     """
     async with AsyncExitStack() as stack:
-        store = Store(
-            settings.storage.directory, keep_free=settings.storage.keep_free, fresh_for=settings.export.fresh_for
-        )
-        await asyncio.to_thread(store.open, clock.now())
-        stack.callback(store.close)
-        ledger = Ledger(settings.storage.state)
-        stack.push_async_callback(ledger.close)
-        await ledger.open()
+        store, ledger = await _storage(settings, clock=clock, stack=stack)
         slots = asyncio.Semaphore(settings.download.concurrent)
         accounts = {}
         for name, cloud in settings.clouds.items():
@@ -108,6 +102,27 @@ async def opened(
         )
         await collector.open()
         yield Service(settings=settings, collector=collector, ledger=ledger, clock=clock)
+
+
+async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Store, Ledger]:
+    """Open directory and ledger, and bring them in line."""
+    storage = settings.storage
+    store = Store(
+        storage.directory,
+        keep_free=storage.keep_free,
+        fresh_for=settings.export.fresh_for,
+        with_sha256=storage.sha256,
+    )
+    stack.callback(store.close)
+    found = await asyncio.to_thread(store.open, clock.now())
+    ledger = Ledger(storage.state)
+    stack.push_async_callback(ledger.close)
+    known = await ledger.open()
+    if found and not known:
+        log.error("ledger.missing", directory=str(storage.state), todo="nothing: it is rebuilt from what is on disk")
+    names = [instance.name for instance in settings.fleet()]
+    await recover(store, ledger, found=found, names=names, now=clock.now())
+    return store, ledger
 
 
 class _Builder:
@@ -150,7 +165,7 @@ class _Builder:
         parts = urlsplit(endpoint)
         on_loopback = parts.scheme == "http" and links.is_loopback(parts.hostname or "")
         rule = LinkRule(hosts=cloud.allowed_link_hosts, plain_http=on_loopback)
-        return Account(api=api, downloader=downloader, rule=rule)
+        return Account(api=api, downloader=downloader, rule=rule, skew=self._skew)
 
     def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
         cloud = self._cloud

@@ -10,67 +10,21 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddslogd.errors import Complaint, ConfigError, StorageError
-from ddslogd.storage import layout
-from ddslogd.storage.part import disk
+from ddslogd.errors import StorageError
+from ddslogd.models import LogFile, Snapshot
+from ddslogd.storage import database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddslogd.models import CycleReport, Snapshot
+    from ddslogd.models import CycleReport
 
 T = TypeVar("T")
 
 FILE_NAME = "ledger.sqlite3"
-MIGRATIONS = (
-    """
-    CREATE TABLE snapshots (
-        key        TEXT PRIMARY KEY,        -- the path that belongs to instance, node, file name and update time
-        path       TEXT NOT NULL,           -- where the bytes are; another's where they were the same
-        instance   TEXT NOT NULL,
-        node       TEXT NOT NULL,
-        file_name  TEXT NOT NULL,
-        updated_ms INTEGER NOT NULL,        -- all times: epoch milliseconds, UTC
-        size       INTEGER NOT NULL,        -- bytes
-        md5        TEXT NOT NULL,
-        etag       TEXT NOT NULL,
-        verified   INTEGER NOT NULL,        -- 1: length or ETag proved it whole
-        request_id TEXT NOT NULL,
-        attempts   INTEGER NOT NULL,
-        stored_ms  INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX snapshots_of_node ON snapshots (instance, node, updated_ms);
-    CREATE TABLE cycles (
-        id            INTEGER PRIMARY KEY,
-        instance      TEXT NOT NULL,
-        tick_ms       INTEGER NOT NULL,     -- the tick it belongs to
-        started_ms    INTEGER NOT NULL,
-        finished_ms   INTEGER NOT NULL,
-        outcome       TEXT NOT NULL,
-        stored        INTEGER NOT NULL,
-        unchanged     INTEGER NOT NULL,
-        failed        INTEGER NOT NULL,
-        stored_bytes  INTEGER NOT NULL,
-        fetched_bytes INTEGER NOT NULL,
-        error         TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX cycles_of_instance ON cycles (instance, tick_ms);
-    CREATE TABLE failures (                 -- what fails now; a success removes it
-        instance   TEXT NOT NULL,
-        node       TEXT NOT NULL,           -- empty: the cycle as a whole
-        kind       TEXT NOT NULL,
-        since_ms   INTEGER NOT NULL,
-        last_ms    INTEGER NOT NULL,
-        times      INTEGER NOT NULL,
-        last_error TEXT NOT NULL,
-        PRIMARY KEY (instance, node)
-    ) STRICT, WITHOUT ROWID;
-    """,
-)
-VERSION = len(MIGRATIONS)
 KEPT_CYCLES = 100  # of each instance
 
 
@@ -100,14 +54,19 @@ class Ledger:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._db: sqlite3.Connection | None = None
 
-    async def open(self) -> None:
+    async def open(self) -> bool:
         """Open the file, make it where it is missing, bring it up to this version.
+
+        A damaged file is put aside under another name, and an empty one takes its place.
+
+        Returns:
+            False where the books are new: nothing they held before is known.
 
         Raises:
             ConfigError: A newer ddslogd wrote it.
-            StorageError: The disk refuses, or the file is damaged.
+            StorageError: The disk refuses.
         """
-        await self._run(lambda _: None)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     async def close(self) -> None:
         """Finish what is queued and close the file."""
@@ -120,7 +79,8 @@ class Ledger:
         """Tell whether the file with this key is on disk."""
 
         def ask(db: sqlite3.Connection) -> bool:
-            return db.execute("SELECT 1 FROM snapshots WHERE key = ?", (key,)).fetchone() is not None
+            row = db.execute("SELECT 1 FROM snapshots WHERE key = ? AND published", (key,)).fetchone()
+            return row is not None
 
         return await self._run(ask)
 
@@ -129,46 +89,67 @@ class Ledger:
 
         def ask(db: sqlite3.Connection) -> str | None:
             row = db.execute(
-                "SELECT path, md5, size FROM snapshots WHERE instance = ? AND node = ?"
+                "SELECT path, md5, size FROM snapshots WHERE directory = ? AND published"
                 " ORDER BY updated_ms DESC LIMIT 1",
-                (snapshot.file.instance, snapshot.file.node),
+                (_directory(snapshot.key),),
             ).fetchone()
             return str(row[0]) if row and tuple(row[1:]) == (snapshot.md5, snapshot.size) else None
 
         return await self._run(ask)
 
-    async def enter(self, snapshot: Snapshot) -> None:
-        """Note that the snapshot's file is on disk, at its path: that of an older file, if the bytes are the same."""
-        file = snapshot.file
-        row = (
-            layout.key(file),
-            snapshot.path,
-            file.instance,
-            file.node,
-            file.file_name,
-            _ms(file.updated_at),
-            snapshot.size,
-            snapshot.md5,
-            snapshot.etag,
-            snapshot.verified,
-            snapshot.request_id,
-            snapshot.attempts,
-            _ms(snapshot.stored_at),
-        )
+    async def promise(self, snapshot: Snapshot) -> None:
+        """Note that the snapshot's file is whole and about to get its name: should we die, the next start looks."""
+        await self._run(lambda db: _write_snapshot(db, snapshot, published=False))
+
+    async def enter(self, *snapshots: Snapshot) -> None:
+        """Note that the snapshots' files are on disk, each at its path (an older file's, if the bytes are the same)."""
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute(f"INSERT OR REPLACE INTO snapshots VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # only question marks are put in
+            for snapshot in snapshots:
+                _write_snapshot(db, snapshot, published=True)
 
         await self._run(write)
 
-    async def close_cycle(self, report: CycleReport, *, tick: datetime) -> None:
-        """Note how a cycle ended, and what fails since when; what succeeded fails no more."""
+    async def promised(self) -> tuple[Snapshot, ...]:
+        """Give what was about to be published when the last process ended."""
+
+        def ask(db: sqlite3.Connection) -> tuple[Snapshot, ...]:
+            return tuple(_read_snapshot(row) for row in db.execute("SELECT * FROM snapshots WHERE NOT published"))
+
+        return await self._run(ask)
+
+    async def forget(self, snapshot: Snapshot) -> None:
+        """Take back a promise."""
 
         def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM snapshots WHERE key = ? AND NOT published", (snapshot.key,))
+
+        await self._run(write)
+
+    async def missing(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the keys that no entry speaks of."""
+
+        def ask(db: sqlite3.Connection) -> tuple[str, ...]:
+            known = "SELECT 1 FROM snapshots WHERE key = ? AND published"
+            return tuple(key for key in keys if db.execute(known, (key,)).fetchone() is None)
+
+        return await self._run(ask)
+
+    async def close_cycle(self, report: CycleReport, *, tick: datetime) -> datetime | None:
+        """Note how a cycle ended, and what fails; what succeeded fails no more.
+
+        Returns:
+            Since when something of this instance fails; None where nothing does.
+        """
+
+        def write(db: sqlite3.Connection) -> datetime | None:
             _write_cycle(db, report, tick)
             _write_failures(db, report)
+            since = db.execute("SELECT min(since_ms) FROM failures WHERE instance = ?", (report.instance,))
+            (since_ms,) = since.fetchone()
+            return None if since_ms is None else _moment(since_ms)
 
-        await self._run(write)
+        return await self._run(write)
 
     async def last_ticks(self) -> dict[str, datetime]:
         """Give each instance's last tick that had its cycle."""
@@ -216,39 +197,71 @@ class Ledger:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, transaction)
 
     def _transact(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+        if self._db is None:
+            self._open()
         try:
-            if self._db is None:
-                self._db = _connect(self._path)
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                return transaction(self._db)
+            with self._connection() as db:
+                db.execute("BEGIN IMMEDIATE")
+                return transaction(db)
         except sqlite3.Error as exc:
             raise StorageError(f"the ledger cannot be used ({exc}): {self._path}") from exc
 
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            msg = "the ledger is closed"
+            raise ValueError(msg)
+        return self._db
 
-def _connect(path: Path) -> sqlite3.Connection:
-    with disk(path.parent):
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        path.chmod(0o640)
-        db.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode NORMAL loses no consistency, only the last moments before a power cut; the files tell them again.
-        db.execute("PRAGMA synchronous = NORMAL")
-        _migrate(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
+    def _open(self) -> bool:
+        self._db, known = database.connect(self._path)
+        return known
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        text = f"a newer ddslogd wrote this ledger (version {version}, this one knows {VERSION}): install that one"
-        raise ConfigError(path, [Complaint(line=0, column=0, path="storage.state", text=text)])
-    for number in range(version, VERSION):
-        db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bool) -> None:
+    file = snapshot.file
+    row = (
+        snapshot.key,
+        snapshot.path,
+        _directory(snapshot.key),
+        file.instance,
+        file.node,
+        file.file_name,
+        _ms(file.updated_at),
+        published,
+        snapshot.size,
+        snapshot.md5,
+        snapshot.sha256,
+        snapshot.etag,
+        snapshot.verified,
+        " ".join(snapshot.request_ids),
+        snapshot.attempts,
+        _ms(snapshot.began_at),
+        _ms(snapshot.stored_at),
+    )
+    db.execute(f"INSERT OR REPLACE INTO snapshots VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # only question marks are put in
+
+
+def _read_snapshot(row: tuple[Any, ...]) -> Snapshot:
+    key, path, _, instance, node, file_name, updated_ms, _, size, md5, sha256, etag, verified, *rest = row
+    request_ids, attempts, began_ms, stored_ms = rest
+    return Snapshot(
+        file=LogFile(instance=instance, node=node, file_name=file_name, updated_at=_moment(updated_ms)),
+        key=key,
+        path=path,
+        size=size,
+        md5=md5,
+        sha256=sha256,
+        etag=etag,
+        verified=bool(verified),
+        began_at=_moment(began_ms),
+        stored_at=_moment(stored_ms),
+        attempts=attempts,
+        request_ids=tuple(request_ids.split()),
+    )
+
+
+def _directory(key: str) -> str:
+    return key.rpartition("/")[0]
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:

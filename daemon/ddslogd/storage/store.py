@@ -15,10 +15,10 @@ import structlog
 
 from ddslogd.errors import Locked, StorageError
 from ddslogd.storage import layout
-from ddslogd.storage.part import Part, disk
+from ddslogd.storage.part import Part, disk, md5_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from datetime import datetime, timedelta
 
     from ddslogd.models import Identity, LogFile
@@ -42,23 +42,28 @@ class _Left:
 class Store:
     """The storage directory. One process writes to it."""
 
-    def __init__(self, directory: Path, *, keep_free: int, fresh_for: timedelta) -> None:
+    def __init__(self, directory: Path, *, keep_free: int, fresh_for: timedelta, with_sha256: bool = False) -> None:
         """Prepare; ``open`` makes it usable.
 
         Args:
             directory: Holds ``snapshots``.
             keep_free: Bytes of the file system that stay free.
             fresh_for: How long the cloud serves an export; after that nothing can go on with its parts.
+            with_sha256: Whether to take SHA-256 beside MD5.
         """
         self._directory = directory
         self._keep_free = keep_free
         self._fresh_for = fresh_for
+        self._with_sha256 = with_sha256
         self._made: set[Path] = set()
         self._left: dict[Path, _Left] = {}  # by final path
         self._lock: int | None = None
 
-    def open(self, now: datetime) -> None:
+    def open(self, now: datetime) -> tuple[str, ...]:
         """Claim the directory and sweep what a crash left. Blocks; called once, before anything runs.
+
+        Returns:
+            The keys of the snapshots that are there.
 
         Raises:
             Locked: Another process has claimed it.
@@ -67,12 +72,13 @@ class Store:
         with disk(self._directory):
             self._directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._lock = claim(self._directory)
-        for path in self._parts():
-            left = self._recognised(path)
-            if left is not None and left.useful_until > now:
-                self._left[path.with_name(_final_name(path))] = left
-            else:
-                _unlink(path)
+        snapshots = []
+        for path in self._files():
+            if layout.read_part_name(path.name) is not None:
+                self._keep_or_sweep(path, now)
+            elif not path.name.startswith("."):
+                snapshots.append(path.relative_to(self._directory).as_posix())
+        return tuple(snapshots)
 
     def close(self) -> None:
         """Let another process claim the directory."""
@@ -105,7 +111,7 @@ class Store:
             with disk(final.parent):
                 await asyncio.to_thread(self._make_directories, final.parent)
             self._made.add(final.parent)
-        part = Part(final.parent, final.name)
+        part = Part(final.parent, final.name, with_sha256=self._with_sha256)
         try:
             left = self._left.pop(final, None)
             if left is not None:
@@ -121,6 +127,28 @@ class Store:
             return
         self._left[final] = _Left(path=part.path, identity=part.identity, trusted=True, useful_until=useful_until)
         await part.close()
+
+    async def md5_of(self, key: str) -> str:
+        """Give the MD5 of a published snapshot; empty where there is no such file.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        path = self._directory / key
+        with disk(path):
+            if path.is_symlink() or not path.is_file():
+                return ""
+            return await asyncio.to_thread(md5_of, path)
+
+    async def size_of(self, key: str) -> int:
+        """Give the bytes of a published snapshot.
+
+        Raises:
+            StorageError: There is none.
+        """
+        path = self._directory / key
+        with disk(path):
+            return (await asyncio.to_thread(path.lstat)).st_size
 
     async def sweep(self, now: datetime) -> int:
         """Remove the parts that nothing can go on with any more; give their number."""
@@ -140,14 +168,17 @@ class Store:
             if not stat.S_ISDIR(directory.lstat().st_mode):
                 raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
 
-    def _parts(self) -> list[Path]:
-        top = self._directory / layout.SNAPSHOTS
-        return [
-            Path(directory, name)
-            for directory, _, names in os.walk(top)
-            for name in names
-            if layout.read_part_name(name) is not None
-        ]
+    def _files(self) -> Iterator[Path]:
+        for directory, _, names in os.walk(self._directory / layout.SNAPSHOTS):
+            for name in names:
+                yield Path(directory, name)
+
+    def _keep_or_sweep(self, path: Path, now: datetime) -> None:
+        left = self._recognised(path)
+        if left is not None and left.useful_until > now:
+            self._left[path.with_name(_final_name(path))] = left
+        else:
+            _unlink(path)
 
     def _recognised(self, path: Path) -> _Left | None:
         """Give a part of an earlier process, unless nothing proves what it is a part of."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from yarl import URL
 
+from ddslogd.cloud import wire
 from ddslogd.cloud.http import NETWORK_ERRORS, network_reason
 from ddslogd.errors import Changed, Corrupt, Interrupted, LinkRefused, Unpublishable
 from ddslogd.transfer import answers
@@ -42,10 +43,12 @@ class Fetched:
     Attributes:
         verified: False where neither a length nor a checksum proves it.
         attempts: Requests that were made.
+        request_id: The object store's, of the last one.
     """
 
     verified: bool
     attempts: int
+    request_id: str
 
 
 class Downloader:
@@ -105,7 +108,9 @@ class Downloader:
                     continue
                 try:
                     await self._attempt(link, part, effort)
-                    return Fetched(verified=_proven(part.identity), attempts=effort.requests)
+                    return Fetched(
+                        verified=_proven(part.identity), attempts=effort.requests, request_id=effort.request_id
+                    )
                 except (Interrupted, LinkRefused, Changed, Corrupt) as exc:
                     if isinstance(exc, Changed | Corrupt):
                         await part.remove()
@@ -127,6 +132,7 @@ class Downloader:
                 reading(response.content) as intake,
             ):
                 self._skew.observe(response.headers.get("Date", ""), self._clock.now())
+                effort.request_id = wire.request_id_of(response.headers)
                 answer = answers.place(response.status, response.headers, at=at, known=part.identity, now=self._now())
                 await self._place(answer, part, link.file)
                 if answer.has_body:
@@ -167,8 +173,8 @@ def _prove_whole(part: Part) -> None:
         raise Interrupted(f"the connection ended at byte {part.size} of {identity.total}")
     if identity.total is not None and part.size > identity.total:
         raise Corrupt(f"{part.size} bytes came where {identity.total} were announced")
-    if identity.md5 and identity.md5 != part.md5:
-        raise Corrupt(f"the bytes' MD5 is {part.md5}, the object store says {identity.md5}")
+    if identity.md5 and identity.md5 != part.digests.md5:
+        raise Corrupt(f"the bytes' MD5 is {part.digests.md5}, the object store says {identity.md5}")
 
 
 def _proven(identity: Identity) -> bool:

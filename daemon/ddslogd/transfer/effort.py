@@ -22,12 +22,14 @@ class Effort:
 
     Attributes:
         requests: Made so far.
+        request_id: The object store's, of the last one; for its support.
         refused: The link was refused last: renew it before anything else.
     """
 
     def __init__(self, *, tries: int) -> None:
         """Begin; ``tries`` requests in a row may bring nothing."""
         self.requests = 0
+        self.request_id = ""
         self.refused = False
         self._tries = tries
         self._fruitless = 0  # requests in a row

@@ -1,0 +1,140 @@
+"""The ledger's database file: its schema, how it is opened, and what happens to a damaged one."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.errors import Complaint, ConfigError, StorageError
+from ddslogd.storage.part import disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = structlog.get_logger()
+
+MIGRATIONS = (
+    """
+    CREATE TABLE snapshots (
+        key         TEXT PRIMARY KEY,       -- the path that belongs to instance, node, file name and update time
+        path        TEXT NOT NULL,          -- where the bytes are; an older file's where they were the same
+        directory   TEXT NOT NULL,          -- of the node
+        instance    TEXT NOT NULL,
+        node        TEXT NOT NULL,
+        file_name   TEXT NOT NULL,
+        updated_ms  INTEGER NOT NULL,       -- all times: epoch milliseconds, UTC
+        published   INTEGER NOT NULL,       -- 0: promised, the file is about to get its name
+        size        INTEGER NOT NULL,       -- bytes
+        md5         TEXT NOT NULL,
+        sha256      TEXT NOT NULL,
+        etag        TEXT NOT NULL,
+        verified    INTEGER NOT NULL,       -- 1: length or ETag proved it whole
+        request_ids TEXT NOT NULL,
+        attempts    INTEGER NOT NULL,
+        began_ms    INTEGER NOT NULL,
+        stored_ms   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX snapshots_of_node ON snapshots (directory, updated_ms);
+    CREATE INDEX snapshots_promised ON snapshots (published) WHERE published = 0;
+    CREATE TABLE cycles (
+        id            INTEGER PRIMARY KEY,
+        instance      TEXT NOT NULL,
+        tick_ms       INTEGER NOT NULL,     -- the tick it belongs to
+        started_ms    INTEGER NOT NULL,
+        finished_ms   INTEGER NOT NULL,
+        outcome       TEXT NOT NULL,
+        stored        INTEGER NOT NULL,
+        unchanged     INTEGER NOT NULL,
+        failed        INTEGER NOT NULL,
+        stored_bytes  INTEGER NOT NULL,
+        fetched_bytes INTEGER NOT NULL,
+        error         TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX cycles_of_instance ON cycles (instance, tick_ms);
+    CREATE TABLE failures (                 -- what fails now; a success removes it
+        instance   TEXT NOT NULL,
+        node       TEXT NOT NULL,           -- empty: the cycle as a whole
+        kind       TEXT NOT NULL,
+        since_ms   INTEGER NOT NULL,
+        last_ms    INTEGER NOT NULL,
+        times      INTEGER NOT NULL,
+        last_error TEXT NOT NULL,
+        PRIMARY KEY (instance, node)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+VERSION = len(MIGRATIONS)
+
+
+def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Open the file, make it where it is missing, bring it up to this version.
+
+    A damaged file is put aside under another name, and an empty one takes its place.
+
+    Returns:
+        The connection, and False where the books are new: nothing they held before is known.
+
+    Raises:
+        ConfigError: A newer ddslogd wrote it.
+        StorageError: The disk refuses.
+    """
+    known = path.exists()
+    try:
+        return _open(path), known
+    except sqlite3.OperationalError as exc:  # locked, full, not to be opened: not damaged
+        raise StorageError(f"the ledger cannot be used ({exc}): {path}") from exc
+    except sqlite3.DatabaseError as exc:
+        aside = _put_aside(path)
+        log.error("ledger.damaged", path=str(path), kept_as=str(aside), reason=str(exc))
+        return _open(path), False
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    with disk(path.parent):
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    # Closing takes the WAL away. That it is there means that the last process did not close: look for damage.
+    unclean = path.with_name(f"{path.name}-wal").exists()
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        with disk(path):
+            path.chmod(0o640)
+        db.execute("PRAGMA journal_mode = WAL")
+        # In WAL mode NORMAL loses no consistency, only the last moments before a power cut; the files tell them again.
+        db.execute("PRAGMA synchronous = NORMAL")
+        if unclean:
+            _check(db)
+        _migrate(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        raise sqlite3.DatabaseError(said)
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename the file and what belongs to it to names that were never used."""
+    number = next(number for number in count(1) if not path.with_name(f"{path.name}.damaged-{number}").exists())
+    aside = path.with_name(f"{path.name}.damaged-{number}")
+    with disk(path):
+        for suffix in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                path.with_name(f"{path.name}{suffix}").rename(aside.with_name(f"{aside.name}{suffix}"))
+    return aside
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        text = f"a newer ddslogd wrote this ledger (version {version}, this one knows {VERSION}): install that one"
+        raise ConfigError(path, [Complaint(line=0, column=0, path="storage.state", text=text)])
+    for number in range(version, VERSION):
+        db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")

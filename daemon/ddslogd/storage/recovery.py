@@ -1,0 +1,88 @@
+"""What a crash, a damaged ledger or a lost one left open is completed before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.models import LogFile, Snapshot
+from ddslogd.pacing import EPOCH
+from ddslogd.storage import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from ddslogd.storage.ledger import Ledger
+    from ddslogd.storage.store import Store
+
+log = structlog.get_logger()
+
+
+async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: Iterable[str], now: datetime) -> None:
+    """Bring the ledger in line with the disk.
+
+    What the ledger promised and the disk has, byte for byte, is entered. What the disk has and the ledger does not
+    know is adopted: as unverified, since the checksum that came with it is lost.
+
+    Args:
+        store: Open.
+        ledger: Open.
+        found: The keys of the snapshots on disk.
+        names: Of the instances in the configuration, to tell them by their directories.
+        now: When they count as stored.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    for snapshot in await ledger.promised():
+        if await store.md5_of(snapshot.path) == snapshot.md5:
+            await ledger.enter(snapshot)
+            log.info("ledger.completed", path=snapshot.path)
+        else:
+            await ledger.forget(snapshot)
+    missing = await ledger.missing(found)
+    if missing:
+        adopter, newest = _Adopter(store, names, now), _newest(missing)
+        await ledger.enter(*[await adopter.adopt(key, newest=key in newest) for key in missing])
+        log.warning("ledger.adopted", files=len(missing))
+
+
+def _newest(keys: Iterable[str]) -> set[str]:
+    """Give the newest of each directory: the one that the next export is compared with."""
+    newest: dict[str, str] = {}
+    for key in sorted(keys, key=lambda key: layout.updated_at(key) or EPOCH):
+        newest[key.rpartition("/")[0]] = key
+    return set(newest.values())
+
+
+class _Adopter:
+    """Makes entries for files that the ledger does not know, by their paths."""
+
+    def __init__(self, store: Store, names: Iterable[str], now: datetime) -> None:
+        self._store = store
+        self._names = {layout.segment(name): name for name in names}
+        self._now = now
+
+    async def adopt(self, key: str, *, newest: bool) -> Snapshot:
+        *_, instance, node, name = PurePosixPath(key).parts
+        updated_at = layout.updated_at(name)
+        return Snapshot(
+            file=LogFile(
+                instance=self._names.get(instance, instance),
+                node=node,
+                file_name=name.rsplit(".", 3)[0] if updated_at else name,
+                updated_at=updated_at or EPOCH,
+            ),
+            key=key,
+            path=key,
+            size=await self._store.size_of(key),
+            md5=await self._store.md5_of(key) if newest else "",  # to read them all would take too long
+            etag="",
+            verified=False,
+            began_at=self._now,
+            stored_at=self._now,
+            attempts=0,
+        )

@@ -1,0 +1,187 @@
+"""What a start makes good: promises that a crash interrupted, a ledger that is damaged, gone or behind."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.models import Unchanged
+from ddslogd.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from conftest import Bed, ManualClock
+    from ddslogd.sandbox import Sandbox
+
+NODE = "solo_single_node_1"
+LOG = b"".join(b"line %06d of the log\n" % number for number in range(4000))
+
+
+def rows(bed: Bed, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db:
+        return db.execute(query).fetchall()
+
+
+def change(bed: Bed, statement: str) -> None:
+    with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db, db:
+        db.execute(statement)
+
+
+async def restart(bed: Bed) -> list[str]:
+    """Start and stop; give the events."""
+    with structlog.testing.capture_logs() as events:
+        async with bed.open():
+            pass
+    return [event["event"] for event in events]
+
+
+async def test_a_crash_between_rename_and_entry_is_made_good(sandbox: Sandbox, bed: Bed) -> None:
+    """The promise is there, and the file with the promised bytes."""
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "UPDATE snapshots SET published = 0")
+
+    events = await restart(bed)
+
+    assert (events, rows(bed, "SELECT published, verified FROM snapshots")) == (["ledger.completed"], [(1, 1)])
+
+
+async def test_a_crash_before_the_rename_leaves_no_entry(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "UPDATE snapshots SET published = 0")
+    bed.files()[0].unlink()
+
+    await restart(bed)
+
+    assert rows(bed, "SELECT * FROM snapshots") == []
+
+
+async def test_a_promised_file_with_other_bytes_is_not_taken_for_it(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "UPDATE snapshots SET published = 0")
+    bed.files()[0].write_bytes(b"x" * len(LOG))
+
+    await restart(bed)
+
+    assert rows(bed, "SELECT published, verified, etag FROM snapshots") == [(1, 0, "")]
+
+
+async def test_a_file_that_the_ledger_does_not_know_is_adopted_as_unverified(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "DELETE FROM snapshots")
+
+    events = await restart(bed)
+
+    md5 = hashlib.md5(LOG, usedforsecurity=False).hexdigest()
+    told = rows(bed, "SELECT instance, node, size, md5, published, verified FROM snapshots")
+    assert (events, told) == (["ledger.adopted"], [("solo", NODE, len(LOG), md5, 1, 0)])
+
+
+async def test_an_adopted_file_is_not_fetched_again(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "DELETE FROM snapshots")
+
+    report = await bed.collect()
+
+    assert ([type(outcome) for outcome in report.outcomes], sandbox.calls["object"]) == ([Unchanged], 1)
+
+
+async def test_after_an_adoption_the_same_bytes_are_still_told_as_unchanged(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock
+) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "DELETE FROM snapshots")
+    clock.forward(minutes=20)
+
+    report = await bed.collect()
+
+    assert (report.unchanged, len(bed.files())) == (1, 1)
+
+
+async def test_a_lost_ledger_is_said_and_rebuilt_from_the_disk(sandbox: Sandbox, bed: Bed, clock: ManualClock) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    sandbox.write(NODE, b"more\n")
+    clock.forward(minutes=20)
+    await bed.collect()
+    (bed.state / "ledger.sqlite3").unlink()
+
+    events = await restart(bed)
+
+    assert (events, rows(bed, "SELECT count(*) FROM snapshots")) == (["ledger.missing", "ledger.adopted"], [(2,)])
+
+
+async def test_a_damaged_ledger_is_kept_aside_and_rebuilt(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    (bed.state / "ledger.sqlite3").write_bytes(b"no database at all " * 1000)
+
+    events = await restart(bed)
+
+    kept = (bed.state / "ledger.sqlite3.damaged-1").exists()
+    assert (events[:1], events[-1:], kept) == (["ledger.damaged"], ["ledger.adopted"], True)
+
+
+async def test_a_first_start_has_nothing_to_say(bed: Bed) -> None:
+    assert await restart(bed) == []
+
+
+async def test_a_clean_restart_has_nothing_to_say(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+
+    assert await restart(bed) == []
+
+
+async def test_names_that_had_to_be_altered_are_adopted_once(sandbox: Sandbox, bed: Bed) -> None:
+    """A second start finds them known."""
+
+    def rename(reply: dict[str, list[dict[str, str]]]) -> dict[str, list[dict[str, str]]]:
+        for row in reply["list"]:
+            row["node_name"] = "node/../one"
+        return reply
+
+    sandbox.faults.mangle = rename
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "DELETE FROM snapshots")
+    await restart(bed)
+
+    assert await restart(bed) == []
+
+
+async def test_sha256_stands_in_the_books_where_it_is_asked_for(sandbox: Sandbox, bed: Bed) -> None:
+    bed.set("keep_free: 0", "keep_free: 0\n  sha256: true")
+    sandbox.write(NODE, LOG)
+    sandbox.faults.cut_after = [30_000]
+
+    await bed.collect()
+
+    assert rows(bed, "SELECT sha256 FROM snapshots") == [(hashlib.sha256(LOG).hexdigest(),)]
+
+
+async def test_the_books_hold_both_request_ids_and_the_tries(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    sandbox.faults.cut_after = [30_000]
+
+    await bed.collect()
+
+    ((request_ids, attempts),) = rows(bed, "SELECT request_ids, attempts FROM snapshots")
+    assert (len(str(request_ids).split()), attempts) == (2, 2)
+
+
+async def test_the_ledger_closes_without_leaving_a_wal(bed: Bed) -> None:
+    await restart(bed)
+
+    assert [path.name for path in bed.state.iterdir()] == ["ledger.sqlite3"]
+    ledger = Ledger(bed.state)
+    assert await ledger.open()
+    await ledger.close()
