@@ -169,14 +169,30 @@ async def test_a_range_answered_with_the_whole_begins_again_from_zero(sandbox: S
     assert (bed.contents(), sandbox.bytes_sent) == ([log], 30_000 + len(log))
 
 
+@pytest.mark.parametrize("etag", ["md5", "multipart"])
 @pytest.mark.parametrize("shift", [-1, 1, 4096])
-async def test_a_206_that_begins_elsewhere_is_not_appended(sandbox: Sandbox, bed: Bed, log: bytes, shift: int) -> None:
+async def test_a_206_that_begins_elsewhere_is_not_appended(
+    sandbox: Sandbox, bed: Bed, log: bytes, shift: int, etag: Any
+) -> None:
+    """Also where no checksum would find it out later."""
     sandbox.faults.cut_after = [30_000]
     sandbox.faults.shift_range = [shift]
+    sandbox.faults.etag = etag
 
     await bed.collect()
 
     assert (bed.contents(), bed.parts()) == ([log], [])
+
+
+async def test_a_cut_body_without_a_checksum_is_known_to_be_cut_by_its_length(
+    sandbox: Sandbox, bed: Bed, log: bytes
+) -> None:
+    sandbox.faults.cut_after = [30_000]
+    sandbox.faults.etag = "multipart"
+
+    await bed.collect()
+
+    assert (bed.contents(), sandbox.bytes_sent) == ([log], len(log))
 
 
 class ReplacedMeanwhile(Silent):
