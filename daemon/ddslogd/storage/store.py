@@ -202,15 +202,16 @@ def claim(directory: Path) -> int:
     """
     path = directory / LOCK_FILE
     with disk(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        # Read-only, so that the lock alone keeps nobody from mounting the file system read-only.
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise Locked(f"another ddslogd (process {holder}) works on {directory}: stop it first") from exc
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    with disk(path):
+        path.write_text(f"{os.getpid()}\n")
     return fd
 
 
