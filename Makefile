@@ -1,18 +1,22 @@
-# make demo   see it work, against a cloud on loopback      make test   lint, types and tests
-# make lock   renew .ci/requirements.lock                   make clean  remove what make made
+# make demo     see it work, against a cloud on loopback    make test   lint, types and tests
+# make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
+# make lock     renew .ci/requirements.lock                 make clean  remove what make made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint schema lock clean
+.PHONY: demo test torture lint schema lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
 
 test: lint
 	$(BIN)/pytest -q
+
+torture: $(INSTALLED)
+	$(BIN)/pytest -q -m slow tests/test_torture.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

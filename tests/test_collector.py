@@ -232,7 +232,7 @@ async def test_what_only_the_operator_can_mend_is_a_warning_once_a_day(
                 await bed.collect()
                 clock.forward(hours=10)
 
-    assert (levels(events), sandbox.calls["errorlog-download"]) == (["warning", "debug", "debug", "warning"], 4)
+    assert (levels(events), sandbox.calls["errorlog-download"]) == (["warning", "info", "info", "warning"], 4)
 
 
 async def test_after_a_success_the_same_failure_is_a_warning_again(sandbox: Sandbox, bed: Bed) -> None:

@@ -75,7 +75,11 @@ def commands() -> None:
 @config_option
 @log_options("info")
 def run(path: Path, log_level: str, log_format: str) -> None:
-    """Collect at every instance's schedule until SIGTERM or SIGINT."""
+    """Collect on schedule until SIGTERM or SIGINT.
+
+    Exit status 0: it was told to stop. 74: the disk refuses. 75: another ddslogd works on the directory. 78: the
+    configuration is wrong.
+    """
     from ddslogd import config  # noqa: PLC0415  # heavy
     from ddslogd.operate.progress import Silent  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
@@ -97,9 +101,12 @@ def run(path: Path, log_level: str, log_format: str) -> None:
 @config_option
 @log_options("error")
 def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) -> None:
-    """Run one cycle of each INSTANCE (name or id; all where none is named), now.
+    """Run one cycle now, of all or of some.
 
-    Exit status 0: every file is on disk. 1: something failed.
+    INSTANCE is a name or an id of the configuration; where none is given, all have their cycle.
+
+    Exit status 0: every file is on disk. 1: something failed. 74: the disk refuses. 75: another ddslogd works on the
+    directory. 78: the configuration is wrong.
     """
     from rich.console import Console  # noqa: PLC0415  # heavy
 
@@ -110,6 +117,7 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
 
     redactor = _events(log_level, log_format)
     loaded = config.load(path)
+    _print_warnings(loaded, path)
     chosen = _chosen(loaded.settings.fleet(), names)
 
     async def cycles() -> list[CycleReport]:
@@ -125,22 +133,28 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
 @commands.command()
 @config_option
 def check(path: Path) -> None:
-    """Say everything that is wrong with the configuration file.
+    """Say all that is wrong with the configuration.
 
     Exit status 0: the daemon would run with it (there may be warnings). 78: it would not.
     """
     from ddslogd import config  # noqa: PLC0415  # heavy
+    from ddslogd.cloud.http import trust  # noqa: PLC0415  # heavy
 
     loaded = config.load(path)
-    for warning in loaded.warnings:
-        click.echo(warning.render(path), err=True)
-    settings = loaded.settings
-    click.echo(f"{path}: good: {len(settings.fleet())} instances in {len(settings.clouds)} clouds")
+    _print_warnings(loaded, path)
+    for cloud in loaded.settings.clouds.values():
+        trust(cloud.ca_file)
+    fleet = loaded.settings.fleet()
+    instances = f"{len(fleet)} instance{'' if len(fleet) == 1 else 's'}"
+    click.echo(f"{path}: good: {instances} in {', '.join(sorted({instance.cloud for instance in fleet}))}")
 
 
 @commands.command()
 def schema() -> None:
-    """Print the JSON schema of the configuration, for an editor to complete and check by."""
+    """Print the configuration's JSON schema.
+
+    An editor completes and checks by it.
+    """
     from ddslogd import config  # noqa: PLC0415  # heavy
 
     click.echo(json.dumps(config.schema(), indent=2))
@@ -159,7 +173,10 @@ def schema() -> None:
     help="Where the printed configuration stores logs.",
 )
 def sandbox(port: int, speed: float, directory: Path) -> None:
-    """Run a made-up cloud on loopback until Ctrl-C, and print a configuration that fits it."""
+    """Run a made-up cloud until Ctrl-C.
+
+    It listens on loopback, and prints a configuration that fits it.
+    """
     from ddslogd.demo import serve_sandbox  # noqa: PLC0415  # heavy
 
     _until_signal(serve_sandbox(port=port, speed=speed, directory=directory.absolute()))
@@ -174,9 +191,10 @@ def sandbox(port: int, speed: float, directory: Path) -> None:
 )
 @log_options("warning")
 def demo(*, keep: bool, directory: Path | None, log_level: str, log_format: str) -> None:
-    """Collect from a made-up cloud for half a minute, to see how it goes; nothing leaves this machine.
+    """Collect from a made-up cloud, to see how it goes.
 
-    Exit status 0: all that the cloud exported is on disk, byte for byte.
+    It takes some ten seconds, and nothing leaves this machine. Exit status 0: each file on disk is, byte for byte, what
+    the cloud exported.
     """
     from ddslogd.demo import run_demo  # noqa: PLC0415  # heavy
 
@@ -208,6 +226,11 @@ def _events(level: str, form: str) -> Redactor:
     redactor = log.Redactor()
     log.configure(redactor, level=level, form=form)
     return redactor
+
+
+def _print_warnings(loaded: Loaded, path: Path) -> None:
+    for warning in loaded.warnings:
+        click.echo(warning.render(path), err=True)
 
 
 def _log_warnings(loaded: Loaded) -> None:

@@ -133,13 +133,13 @@ class Collector:
         if report.outcome in _GOOD:
             self._warned.pop(report.instance, None)
             return logging.INFO
-        if report.outcome is CycleOutcome.NO_ROOM:  # said once, for the whole disk
-            return logging.DEBUG
+        if report.outcome is CycleOutcome.NO_ROOM:  # warned of once, for the whole disk
+            return logging.INFO
         if report.error_kind not in _OPERATORS_TURN:
             return logging.WARNING
         kind, warned_at = self._warned.get(report.instance, ("", self.clock.now()))
         if kind == report.error_kind and self.clock.now() - warned_at < WARN_EVERY:
-            return logging.DEBUG
+            return logging.INFO
         self._warned[report.instance] = (report.error_kind, self.clock.now())
         return logging.WARNING
 

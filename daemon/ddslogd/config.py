@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from ddslogd import yamltree
 from ddslogd.errors import Complaint, ConfigError
 from ddslogd.models import Cron, Every, Instance
+from ddslogd.pacing import bucket
 from ddslogd.values import (
     SAID_OF_KEY,
     AbsolutePath,
@@ -554,7 +555,8 @@ def _over_budget(
         need = sum(Fraction(count * CALLS_PER_CYCLE * _MINUTE_US, gap // _MICROSECOND) for gap, count in own.items())
         budget = _given(account, "calls_per_minute")
         budget = budget if isinstance(budget, int) else _default(Cloud, "calls_per_minute")
-        if need > budget:
+        steady = bucket(budget)[1]
+        if need > steady:
             calls = f"{ceil(need * 10) / 10:.1f} (instances: {own.total()}, {CALLS_PER_CYCLE} calls a cycle)"
-            text = f"{budget} is too few: the schedules need {calls}"
+            text = f"{budget} is too few (in the long run it is {steady:g}): the schedules need {calls}"
             yield ("clouds", name, "calls_per_minute"), text

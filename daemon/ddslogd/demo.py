@@ -43,6 +43,7 @@ async def serve_sandbox(*, port: int, speed: float, directory: Path) -> None:
             f"# A made-up cloud, {speed:g} times as fast as the real one.",
             f"# DDS: {cloud.endpoint}  IAM: {cloud.iam_endpoint}",
             f"# Its user is {cloud.user_name} of {cloud.domain_name}, password {cloud.password}.",
+            f"# This token lives for {24 * 60 / speed:.0f} minutes:",
             f"# export DDSLOGD_TOKEN={cloud.issue_token()}",
             text,
             sep="\n",

@@ -56,9 +56,10 @@ class Complaint:
 
     def render(self, file: Path | str) -> str:
         """Give the line an editor can jump to: ``file:line:column: path: text``."""
+        place = f"{file}:{self.line}:{self.column}" if self.line else str(file)
         kind = "warning: " if self.warning else ""
         where = f"{self.path}: " if self.path else ""
-        return f"{file}:{self.line}:{self.column}: {kind}{where}{self.text}"
+        return f"{place}: {kind}{where}{self.text}"
 
 
 class ConfigError(DdslogdError):

@@ -130,6 +130,16 @@ def due(schedule: Every | Cron, *, last: datetime | None, now: datetime, key: st
     return max(now, next_tick(schedule, after=last, key=key))
 
 
+def bucket(calls_per_minute: int) -> tuple[int, float]:
+    """Share an account's calls a minute: so many at once, and a steady rate a minute beside them.
+
+    A bucket that starts full lets its whole size through at once and the rate on top of it. So the two together make
+    up what the account has, and no 60 seconds see more.
+    """
+    burst = max(1, calls_per_minute // 10)
+    return burst, max(calls_per_minute - burst, calls_per_minute / 2)
+
+
 def poll_delays(first: timedelta, longest: timedelta) -> Iterator[float]:
     """Give the seconds to wait before each poll: they grow by half from the first to the longest."""
     delay = first.total_seconds()

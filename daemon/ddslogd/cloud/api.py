@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+# The library would tell of each retry in words of its own; call.retried is ours.
+stamina.instrumentation.set_on_retry_hooks([])
+
 TRIES = 6
 DEADLINE_S = 180.0  # for a call with all its retries; the next cycle asks again anyway
 FIRST_WAIT_S = 1.0
@@ -61,15 +64,16 @@ class Api:
         waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
 
         def wait(exc: Exception) -> bool | float:
-            match exc:
-                case Throttled():
-                    return FIRST_WAIT_S  # the whole account pauses; the turn is what has to be waited for
-                case Unavailable(retry_after_s=None):
-                    return next(waits)
-                case Unavailable(retry_after_s=float(seconds)):
-                    return min(seconds, LONGEST_RETRY_AFTER_S)
-                case _:
-                    return False
+            if not isinstance(exc, Unavailable):
+                return False
+            if isinstance(exc, Throttled):
+                wait_s = FIRST_WAIT_S  # the whole account pauses; the turn is what has to be waited for
+            elif exc.retry_after_s is None:
+                wait_s = next(waits)
+            else:
+                wait_s = min(exc.retry_after_s, LONGEST_RETRY_AFTER_S)
+            log.info("call.retried", reason=str(exc), wait_s=round(wait_s, 1))
+            return wait_s
 
         async for attempt in stamina.retry_context(on=wait, attempts=TRIES, timeout=DEADLINE_S):
             with attempt:

@@ -12,6 +12,7 @@ import structlog
 from aiolimiter import AsyncLimiter
 
 from ddslogd.errors import CloudError, Unavailable
+from ddslogd.pacing import bucket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,10 +77,7 @@ class Budget:
     """
 
     def __init__(self, *, calls_per_minute: int, clock: Clock, name: str) -> None:
-        # A bucket that starts full lets its whole size through at once and the rate on top of it: with a small bucket
-        # and the rate lowered by its size, no 60 seconds see more than calls_per_minute.
-        burst = max(1, calls_per_minute // 10)
-        rate = max(calls_per_minute - burst, calls_per_minute / 2)
+        burst, rate = bucket(calls_per_minute)
         self._limiter = AsyncLimiter(burst, 60 * burst / rate)
         self._circuit = Circuit(clock=clock, name=name)
         self._clock = clock

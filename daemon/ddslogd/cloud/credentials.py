@@ -70,7 +70,7 @@ def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> s
     if secret.env:
         text, where = environ.get(secret.env, ""), f"the environment variable {secret.env}"
     else:
-        path = secret.file or Path(environ.get("CREDENTIALS_DIRECTORY", "/")) / str(secret.credential)
+        path = secret.file or _credential(str(secret.credential), environ)
         where = f"the file {path}"
         try:
             text = path.read_text("utf-8")
@@ -80,6 +80,15 @@ def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> s
     if not text.strip():
         raise CredentialsRefused(f"a secret is missing: {where} is empty or not set")
     return text.strip()
+
+
+def _credential(name: str, environ: Mapping[str, str]) -> Path:
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise CredentialsRefused(
+            f"the credential {name} is systemd's to give, and this process does not run as its service: use file or env"
+        )
+    return Path(directory) / name
 
 
 class GivenToken:

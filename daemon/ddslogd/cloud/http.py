@@ -11,7 +11,7 @@ from yarl import URL
 
 from ddslogd import __version__
 from ddslogd.cloud import wire
-from ddslogd.errors import Rejected, Unavailable
+from ddslogd.errors import Complaint, ConfigError, Rejected, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,13 +108,29 @@ def network_reason(exc: BaseException) -> str:
             return type(exc).__name__
 
 
+def trust(ca_file: Path | None) -> ssl.SSLContext:
+    """Give what certificates are judged by: the host's own authorities, or those in the file instead.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except (OSError, ssl.SSLError) as exc:  # an SSLError is an OSError too; both are named for the reader
+        text = f"ca_file cannot be used: {exc.strerror or 'it holds no certificate'}"
+        raise ConfigError(str(ca_file), [Complaint(line=0, column=0, path="", text=text)]) from None
+
+
 def new_session(
     *, ca_file: Path | None, proxy: str | None, connect_timeout_s: float, read_timeout_s: float
 ) -> aiohttp.ClientSession:
-    """Open a session: no cookies, nothing from the environment, no body decompressed, one pool of connections."""
-    trust = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    """Open a session: no cookies, nothing from the environment, no body decompressed, one pool of connections.
+
+    Raises:
+        ConfigError: The file of trusted certificates cannot be used.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust, limit=0, keepalive_timeout=75),
+        connector=aiohttp.TCPConnector(ssl=trust(ca_file), limit=0, keepalive_timeout=75),
         timeout=aiohttp.ClientTimeout(
             total=None, connect=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s
         ),

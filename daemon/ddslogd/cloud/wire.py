@@ -316,8 +316,7 @@ def _kind(status: int, code: str, *, throttled: bool) -> type[CloudError]:
 def _values(reply: Mapping[str, Any], keys: Sequence[str], depth: int = 0) -> Iterator[str]:
     """Walk the reply for the keys' texts, outer ones first: the shapes nest them differently."""
     for key in keys:
-        if isinstance(reply.get(key), str):
-            yield _text(reply[key])
+        yield _text(reply.get(key))
     for value in reply.values():
         if isinstance(value, dict) and depth < 4:  # noqa: PLR2004  # no known shape nests deeper than two
             yield from _values(value, keys, depth + 1)

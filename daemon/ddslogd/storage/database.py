@@ -135,6 +135,6 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         text = f"a newer ddslogd wrote this ledger (version {version}, this one knows {VERSION}): install that one"
-        raise ConfigError(path, [Complaint(line=0, column=0, path="storage.state", text=text)])
+        raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)])
     for number in range(version, VERSION):
         db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")

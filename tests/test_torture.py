@@ -1,0 +1,123 @@
+"""SIGKILL at random moments under load: nothing visible is ever cut, and little is fetched twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddslogd.sandbox import Sandbox, configuration, replica_set
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FLEET = (replica_set("solo", nodes=3),)
+NODES = [node.name for node in FLEET[0].nodes]
+SIZE = 3_000_000  # bytes of each file
+PACE = 4_000_000  # bytes a second of each transfer
+GENERATION = 7  # kills, after which the cloud has new files
+TWICE = 64 * 1024 + 512 * 1024 + 128 * 1024  # the untrusted tail, one batch, and what was on its way in sockets
+
+
+class Torture:
+    """A cloud whose clock is moved on by the test, and a daemon that is killed again and again."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.directory = directory
+        self.random = random.Random(seed)
+        self.ahead = timedelta(0)
+        self.sandbox = Sandbox(
+            fleet=FLEET,
+            now=lambda: datetime.now(UTC) + self.ahead,
+            window=SIZE,
+            lines_per_second=0,
+            backlog=timedelta(0),
+            export_takes=(0.0, 0.0),
+        )
+        self.sandbox.faults.bytes_per_second = PACE
+
+    def configure(self) -> None:
+        text = configuration(self.sandbox, directory=self.directory / "logs", state=self.directory / "state")
+        text = text.replace("every: 20m", "every: 1s").replace("first_poll: 10s", "first_poll: 100ms")
+        text = text.replace("max_poll: 30s", "max_poll: 200ms").replace(
+            "calls_per_minute: 60", "calls_per_minute: 6000"
+        )
+        (self.directory / "ddslogd.yaml").write_text(text)
+
+    def new_generation(self) -> None:
+        """Let 20 minutes pass in the cloud, and all the log be another one."""
+        self.ahead += timedelta(minutes=20)
+        for node in NODES:
+            self.sandbox.write(node, self.random.randbytes(SIZE))
+
+    async def start(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ddslogd", "run", "-c", str(self.directory / "ddslogd.yaml")),
+            env={**os.environ, "DDSLOGD_TOKEN": self.sandbox.issue_token()},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+
+    async def kill_once(self) -> None:
+        """Start, wait until a request for a file came or is known to be due, then for a moment, then kill."""
+        daemon = await self.start()
+        calls = self.sandbox.calls["errorlog-download"]
+        async with asyncio.timeout(30):
+            while self.sandbox.calls["errorlog-download"] == calls:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(self.random.uniform(0.0, 0.5))
+        daemon.send_signal(signal.SIGKILL)
+        await daemon.wait()
+
+    async def finish(self) -> None:
+        """Run until every node's newest export is there, and stop in peace."""
+        daemon = await self.start()
+        async with asyncio.timeout(60):
+            while any(self.sandbox.exports_of(node)[-1:] != self.kept(node)[-1:] for node in NODES):
+                await asyncio.sleep(0.05)
+        daemon.send_signal(signal.SIGTERM)
+        assert await daemon.wait() == 0
+
+    def kept(self, node: str) -> list[bytes]:
+        paths = (self.directory / "logs" / "snapshots" / "solo" / node).glob("[!.]*")
+        return [path.read_bytes() for path in sorted(paths, key=lambda path: path.name.split(".", 1)[1])]
+
+    def strangers(self) -> list[str]:
+        """Give the nodes with a visible file that is no whole export, or that is there twice."""
+        return [
+            node
+            for node in NODES
+            if any(data not in self.sandbox.exports_of(node) for data in self.kept(node))
+            or len(set(self.kept(node))) != len(self.kept(node))
+        ]
+
+
+async def torture(directory: Path, *, kills: int, seed: int) -> None:
+    tortured = Torture(directory, seed)
+    async with tortured.sandbox as sandbox:
+        tortured.configure()
+        for kill in range(kills):
+            if kill % GENERATION == 0:
+                tortured.new_generation()
+            await tortured.kill_once()
+            assert tortured.strangers() == [], f"after kill {kill}"
+        await tortured.finish()
+
+        exported = sum(len(data) for node in NODES for data in sandbox.exports_of(node))
+        assert tortured.strangers() == []
+        assert sandbox.bytes_sent - exported <= kills * len(NODES) * TWICE
+
+
+async def test_twenty_kills_leave_nothing_cut_and_fetch_little_twice(tmp_path: Path) -> None:
+    await torture(tmp_path, kills=20, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 12))
+async def test_two_hundred_kills_do_no_more_harm(tmp_path: Path, seed: int) -> None:
+    await torture(tmp_path, kills=20, seed=seed)
