@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import stamina
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddslogd.models import CycleReport, Instance, Progress
+
+# The same examples at every run: what fails here fails there too.
+hypothesis.settings.register_profile("ddslogd", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ddslogd")
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

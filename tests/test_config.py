@@ -97,7 +97,7 @@ def test_the_schema_says_what_every_setting_is_for() -> None:
     settings = {
         f"{model}.{name}": setting
         for model, section in schema["$defs"].items()
-        for name, setting in section["properties"].items()
+        for name, setting in section.get("properties", {}).items()  # an enum has none
         if name != "method"
     }
 
@@ -686,13 +686,23 @@ def test_ticks_closer_than_an_export_is_fresh_are_warned_of(text: str, expected:
     [
         (
             cloud("calls_per_minute: 1") + "".join(f"  - id: {n:032x}in02\n" for n in range(8)),
-            [f"f:6:23: {BUDGET}: 1 is too few (in the long run it is 0.5): the schedules need 1.4 (instances: 9, 3 calls a cycle)"],
+            [
+                (
+                    f"f:6:23: {BUDGET}: 1 is too few (in the long run it is 0.5): "
+                    "the schedules need 1.4 (instances: 9, 3 calls a cycle)"
+                )
+            ],
         ),
         (cloud("calls_per_minute: 4") + "".join(f"  - id: {n:032x}in02\n" for n in range(19)), []),
         (
             several(f"id: {A}, cloud: eu, every: 2s", f"id: {B}, cloud: otc", clouds=TWO_CLOUDS)
             + "export: {fresh_for: 1s}",
-            [f"f:2:3: {BUDGET}: 60 is too few (in the long run it is 54): the schedules need 90.0 (instances: 1, 3 calls a cycle)"],
+            [
+                (
+                    f"f:2:3: {BUDGET}: 60 is too few (in the long run it is 54): "
+                    "the schedules need 90.0 (instances: 1, 3 calls a cycle)"
+                )
+            ],
         ),
     ],
     ids=["too many", "exactly the budget", "the other account has its own"],

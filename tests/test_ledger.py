@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from ddslogd.errors import ConfigError
-from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, Snapshot
+from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, LogKind, Node, Snapshot
 from ddslogd.storage import layout
 from ddslogd.storage.ledger import KEPT_CYCLES, Ledger
 
@@ -106,7 +106,22 @@ async def test_every_column_of_a_snapshot_is_there(ledger: Ledger, tmp_path: Pat
     directory = "snapshots/orders/node-1"
     key = f"{directory}/errorlog.20260102T030405.678Z.log"
     told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms)
-    assert row == (key, key, directory, "orders", "node-1", "errorlog", ms, 1, *told)
+    assert row == (key, key, f"{directory}/*.log", "orders", "error", "node-1", "errorlog", ms, 1, *told)
+
+
+async def test_a_slow_log_is_not_compared_with_an_error_log(ledger: Ledger) -> None:
+    slow = replace(FILE, log=LogKind.SLOW)
+    await ledger.enter(SNAPSHOT)
+
+    same = await ledger.same_as_last(replace(SNAPSHOT, file=slow, key=layout.key(slow), path=layout.key(slow)))
+    assert same is None
+
+
+async def test_the_nodes_of_an_instance_are_those_of_the_last_list(ledger: Ledger, tmp_path: Path) -> None:
+    await ledger.enter_nodes("orders", [Node(id="a", name="n1", group="shard", role="Primary")])
+    await ledger.enter_nodes("orders", [Node(id="b", name="n2", group="mongos", role="master")])
+
+    assert one_row(tmp_path, "SELECT * FROM nodes") == ("orders", "b", "n2", "mongos", "master")
 
 
 async def test_a_promise_is_no_entry(ledger: Ledger) -> None:

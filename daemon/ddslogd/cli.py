@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from ddslogd import __version__
-from ddslogd.errors import ConfigError, Locked, StorageError
+from ddslogd.errors import CloudError, ConfigError, Locked, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -118,12 +118,11 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
     redactor = _events(log_level, log_format)
     loaded = config.load(path)
     _print_warnings(loaded, path)
-    chosen = _chosen(loaded.settings.fleet(), names)
 
     async def cycles() -> list[CycleReport]:
         with watching(Console()) as progress:
             async with opened(loaded.settings, clock=SystemClock(), progress=progress, redact=redactor.add) as service:
-                return await service.once(chosen)
+                return await service.once(_chosen(await service.fleet(), names))
 
     reports = _until_signal(cycles())
     if reports is None or any(report.error or report.failures for report in reports):
@@ -147,6 +146,33 @@ def check(path: Path) -> None:
     fleet = loaded.settings.fleet()
     instances = f"{len(fleet)} instance{'' if len(fleet) == 1 else 's'}"
     click.echo(f"{path}: good: {instances} in {', '.join(sorted({instance.cloud for instance in fleet}))}")
+
+
+@commands.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@log_options("error")
+def instances(path: Path, log_level: str, log_format: str, *, as_json: bool) -> None:
+    """List what the clouds have, and what is collected.
+
+    Each instance with the entry of the configuration that takes it, or why none does. Works beside a running daemon.
+
+    Exit status 0: every cloud answered. 1: one did not, or does not let us see its list. 78: the configuration is
+    wrong.
+    """
+    from ddslogd import config  # noqa: PLC0415  # heavy
+    from ddslogd.operate.listing import as_objects, as_table  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+    from ddslogd.service import seen  # noqa: PLC0415  # heavy
+
+    redactor = _events(log_level, log_format)
+    loaded = config.load(path)
+    try:
+        verdicts = _until_signal(seen(loaded.settings, clock=SystemClock(), redact=redactor.add)) or ()
+    except CloudError as exc:
+        _end(redactor.clean(f"ddslogd: {exc}"), EXIT_FAILED)
+    else:
+        click.echo(json.dumps(as_objects(verdicts), indent=2) if as_json else as_table(verdicts))
 
 
 @commands.command()

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from ddslogd.cloud.api import Api
     from ddslogd.cloud.exports import LinkRule
     from ddslogd.config import Settings
-    from ddslogd.models import Instance, Link, Outcome, Progress
+    from ddslogd.models import Instance, Link, LogKind, Outcome, Progress
     from ddslogd.pacing import Clock, Skew
+    from ddslogd.roster import Roster
     from ddslogd.storage.ledger import Ledger
     from ddslogd.storage.part import Part
     from ddslogd.storage.store import Store
@@ -63,6 +64,7 @@ class Collector:
         settings: Settings,
         clock: Clock,
         progress: Progress,
+        roster: Roster,
     ) -> None:
         """Prepare.
 
@@ -73,6 +75,7 @@ class Collector:
             settings: Of the whole daemon.
             clock: For the times in reports and the waits of exports.
             progress: Hears what becomes of each file.
+            roster: Knows the instances' nodes.
         """
         self._accounts = accounts
         self.store = store
@@ -80,6 +83,7 @@ class Collector:
         self.settings = settings
         self.clock = clock
         self.progress = progress
+        self.roster = roster
         self._full = False
         self._warned: dict[str, tuple[str, datetime]] = {}  # by instance: what was warned of last, and when
         self._skewed: set[str] = set()
@@ -203,25 +207,35 @@ class _Cycle:
 
     async def _follow(self) -> None:
         async with asyncio.TaskGroup() as group:
+            for kind in self._instance.logs:
+                group.create_task(self._follow_kind(kind, group), name=f"{self._instance.name}: {kind}")
 
-            def hand_on(link: Link) -> None:
-                group.create_task(self._settle(link, export), name=f"{self._instance.name}/{link.file.node}")
+    async def _follow_kind(self, kind: LogKind, group: asyncio.TaskGroup) -> None:
+        instance = self._collector.roster.limited(self._instance, kind)
+        if instance is None:
+            return  # none of the nodes that were asked for has such a log
 
-            export = Export(
-                self._instance,
-                api=self._account.api,
-                rule=self._account.rule,
-                settings=self._collector.settings.export,
-                clock=self._collector.clock,
-                hand_on=hand_on,
-            )
-            try:
-                missing = await export.follow(urgency=self._collector.urgency(self._instance))
-            except CloudError as exc:
-                self._error, self._error_kind = str(exc), type(exc).__name__
-            else:
-                for failed in missing:
-                    self._note(failed)
+        def hand_on(link: Link) -> None:
+            group.create_task(self._settle(link, export), name=f"{self._instance.name}/{link.file.node}")
+
+        export = Export(
+            instance,
+            kind=kind,
+            api=self._account.api,
+            rule=self._account.rule,
+            settings=self._collector.settings.export,
+            clock=self._collector.clock,
+            hand_on=hand_on,
+        )
+        try:
+            missing = await export.follow(urgency=self._collector.urgency(self._instance))
+        except CloudError as exc:
+            self._error = f"{self._error}; {exc}" if self._error else str(exc)
+            self._error_kind = type(exc).__name__
+        else:
+            for failed in missing:
+                self._note(failed)
+            self._collector.roster.heard(instance, kind, export.rows)
 
     async def _settle(self, link: Link, export: Export) -> None:
         outcome = await self._bring(link, export)
@@ -238,6 +252,7 @@ class _Cycle:
                     "file.failed",
                     instance=self._instance.name,
                     node=outcome.node,
+                    log=outcome.log.value,
                     file=outcome.file_name,
                     reason=outcome.reason,
                 )
@@ -259,7 +274,12 @@ class _Cycle:
                     received = part.received
         except (CloudError, TransferError, StorageError) as exc:
             return Failed(
-                node=file.node, file_name=file.file_name, reason=str(exc), kind=type(exc).__name__, fetched=received
+                log=file.log,
+                node=file.node,
+                file_name=file.file_name,
+                reason=str(exc),
+                kind=type(exc).__name__,
+                fetched=received,
             )
 
     async def _keep(self, link: Link, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:

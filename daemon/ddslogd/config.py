@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from pydantic import (
     AfterValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -30,7 +32,7 @@ from pydantic_core import PydanticCustomError
 
 from ddslogd import yamltree
 from ddslogd.errors import Complaint, ConfigError
-from ddslogd.models import Cron, Every, Instance
+from ddslogd.models import Cron, Every, Instance, LogKind
 from ddslogd.pacing import bucket
 from ddslogd.values import (
     SAID_OF_KEY,
@@ -84,6 +86,10 @@ Interval = Annotated[Duration, AfterValidator(within(_SECOND, 31 * _DAY))]
 Wait = Annotated[Duration, AfterValidator(within(_INSTANT, _HOUR))]
 Limit = Annotated[Duration, AfterValidator(within(_INSTANT, _DAY))]
 Margin = Annotated[Duration, AfterValidator(within(timedelta(), timedelta(minutes=3)))]
+
+NAMES: Final = "<names>"
+DISCOVERS: Final = "<discovers>"
+"""The two kinds of entries under instances, in pydantic's words only: no key of the file can be taken for them."""
 
 _SMALLEST_SIZE: Final = 1024**2
 """No default this large is a mere number."""
@@ -191,6 +197,8 @@ class Schedule(Section):
     """Five cron fields, in place of every."""
     timezone: Timezone = "UTC"
     """What cron is read in, an IANA name; instances with a cron of their own take it over."""
+    refresh: Interval = timedelta(minutes=15)
+    """How often the clouds are asked which instances there are."""
     cycle_timeout: Limit = _HOUR
     """A cycle that hangs is ended after it."""
 
@@ -263,6 +271,52 @@ class Storage(Section):
     """Whether the ledger holds a SHA-256 of each file beside its MD5; costs a second pass of arithmetic, no reading."""
 
 
+def _kinds_once(kinds: tuple[LogKind, ...]) -> tuple[LogKind, ...]:
+    if len(set(kinds)) < len(kinds):
+        raise complaint("names a kind twice")
+    return kinds
+
+
+Kinds = Annotated[tuple[LogKind, ...], Field(min_length=1), AfterValidator(_kinds_once)]
+
+
+class Discover(Section):
+    """Which of a cloud's instances are collected from; without any key, all."""
+
+    include: tuple[Text, ...] = ()
+    """Patterns of names (*, ?, [abc]), one of which must fit; empty for all."""
+    exclude: tuple[Text, ...] = ()
+    """Patterns of names, none of which may fit."""
+    tags: dict[Text, str] = Field(default_factory=dict)
+    """Tags that an instance must have, with their values."""
+    modes: tuple[Literal["Sharding", "ReplicaSet", "Single"], ...] = ()
+    """Kinds of instances; empty for all."""
+    statuses: tuple[Text, ...] = ()
+    """States as the cloud words them, as normal; empty for all."""
+
+
+class DiscoverEntry(Section):
+    """Instances that are found by asking the cloud, every schedule.refresh."""
+
+    discover: Discover
+    """What an instance must be like."""
+    cloud: Name | None = None
+    """An entry under clouds; optional where there is one."""
+    logs: Kinds = (LogKind.ERROR,)
+    """Which logs are collected: error, slow."""
+    every: Interval | None = None
+    """Overrides schedule."""
+    cron: CronExpression | None = None
+    """Overrides schedule."""
+    timezone: Timezone | None = None
+    """What this entry's cron is read in; default schedule.timezone."""
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Check that at most one schedule is there."""
+        yield from _own_schedule(raw)
+
+
 class InstanceEntry(Section):
     """One DDS instance."""
 
@@ -274,6 +328,8 @@ class InstanceEntry(Section):
     """An entry under clouds; optional where there is one."""
     nodes: tuple[NodeId, ...] = ()
     """Ids of the nodes to collect; empty for all."""
+    logs: Kinds = (LogKind.ERROR,)
+    """Which logs are collected: error, slow."""
     every: Interval | None = None
     """Overrides schedule."""
     cron: CronExpression | None = None
@@ -284,13 +340,23 @@ class InstanceEntry(Section):
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
         """Check that at most one schedule is there."""
-        yield from _one_schedule(raw)
-        if raw.get("timezone") is not None and raw.get("cron") is None:
-            yield ("timezone",), "has no effect without cron"
+        yield from _own_schedule(raw)
+
+
+def _variant(entry: object) -> str:
+    discovers = isinstance(entry, DiscoverEntry) or (isinstance(entry, Mapping) and "discover" in entry)
+    return DISCOVERS if discovers else NAMES
+
+
+Entry = Annotated[
+    Annotated[InstanceEntry, Tag(NAMES)] | Annotated[DiscoverEntry, Tag(DISCOVERS)], Discriminator(_variant)
+]
 
 
 class Settings(Section):
     """The whole configuration of ddslogd."""
+
+    variants = frozenset({NAMES, DISCOVERS})
 
     clouds: dict[Name, Cloud] = Field(min_length=1)
     """One entry per account and region."""
@@ -298,11 +364,11 @@ class Settings(Section):
     export: Export = Field(default_factory=Export)
     download: Download = Field(default_factory=Download)
     storage: Storage = Field(default_factory=Storage)
-    instances: tuple[InstanceEntry, ...] = Field(min_length=1)
-    """The instances whose logs are collected."""
+    instances: tuple[Entry, ...] = Field(min_length=1)
+    """The instances whose logs are collected: each named, or found by what they are like."""
 
     def fleet(self) -> tuple[Instance, ...]:
-        """Give the instances with every default applied, in the order of the file."""
+        """Give the instances that are named, with every default applied, in the order of the file."""
         cloud = next(iter(self.clouds))
         return tuple(
             Instance(
@@ -310,10 +376,34 @@ class Settings(Section):
                 name=entry.name or entry.id,
                 cloud=entry.cloud or cloud,
                 node_ids=entry.nodes,
-                schedule=_when(entry.every, entry.cron, entry.timezone or self.schedule.timezone) or self.schedule.when,
+                logs=entry.logs,
+                schedule=self._schedule_of(entry),
             )
             for entry in self.instances
+            if isinstance(entry, InstanceEntry)
         )
+
+    def discover_entries(self, cloud: str) -> tuple[tuple[str, DiscoverEntry], ...]:
+        """Give the entries that discover in a cloud, each with its place in the file, as ``instances[2]``."""
+        only = next(iter(self.clouds))
+        return tuple(
+            (f"instances[{index}]", entry)
+            for index, entry in enumerate(self.instances)
+            if isinstance(entry, DiscoverEntry) and (entry.cloud or only) == cloud
+        )
+
+    def place_of(self, instance_id: str) -> str:
+        """Give the place of the entry that names an instance; empty where none does."""
+        ids = [entry.id if isinstance(entry, InstanceEntry) else None for entry in self.instances]
+        return f"instances[{ids.index(instance_id)}]" if instance_id in ids else ""
+
+    def discovered(self, entry: DiscoverEntry, *, id_: str, name: str, cloud: str) -> Instance:
+        """Give an instance that an entry discovers, with every default applied."""
+        return Instance(id=id_, name=name, cloud=cloud, logs=entry.logs, schedule=self._schedule_of(entry))
+
+    def _schedule_of(self, entry: InstanceEntry | DiscoverEntry) -> Every | Cron:
+        own = _when(entry.every, entry.cron, entry.timezone or self.schedule.timezone)
+        return own or self.schedule.when
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
@@ -439,6 +529,12 @@ def _when(every: timedelta | None, cron: str | None, timezone: str) -> Every | C
     return None if every is None else Every(interval=every)
 
 
+def _own_schedule(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    yield from _one_schedule(raw)
+    if raw.get("timezone") is not None and raw.get("cron") is None:
+        yield ("timezone",), "has no effect without cron"
+
+
 def _one_schedule(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     if raw.get("every") is not None and raw.get("cron") is not None:
         yield ("cron",), "cannot stand beside every: keep one of them"
@@ -471,7 +567,7 @@ def _unknown_clouds(entries: list[object], clouds: object) -> Iterator[tuple[Loc
         match _given(entry, "cloud"):
             case str(cloud) if cloud not in clouds:
                 yield ("instances", index, "cloud"), f"there is no {cloud!r} under clouds{guess(cloud, clouds)}"
-            case None if len(clouds) > 1 and isinstance(entry, Mapping | InstanceEntry):
+            case None if len(clouds) > 1 and isinstance(entry, Mapping | InstanceEntry | DiscoverEntry):
                 yield ("instances", index, "cloud"), f"is missing: there are {len(clouds)} clouds to choose from"
 
 

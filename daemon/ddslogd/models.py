@@ -36,6 +36,58 @@ class Cron:
     timezone: str
 
 
+class LogKind(StrEnum):
+    """A kind of log that DDS exports; the value stands in the configuration."""
+
+    ERROR = "error"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A mongod or mongos, as the cloud lists it.
+
+    Attributes:
+        id: 32 hex digits and ``no02``; stable, which the name may not be.
+        group: The type of its group: shard, config, mongos, replica, single.
+        role: Changes with a fail-over: Primary, Secondary, Hidden, master (a mongos); ``unknown`` when broken.
+    """
+
+    id: str
+    name: str
+    group: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedInstance:
+    """An instance as the cloud lists it.
+
+    Attributes:
+        mode: Sharding, ReplicaSet, Single.
+        status: normal, abnormal, creating, frozen, data_disk_full …
+    """
+
+    id: str
+    name: str
+    mode: str
+    status: str
+    tags: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPage:
+    """One page of the list of instances.
+
+    Attributes:
+        total: How many there are in all, as the cloud says: a hint, its own example contradicts it.
+    """
+
+    instances: tuple[ListedInstance, ...]
+    total: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One DDS instance whose logs are collected.
@@ -45,6 +97,7 @@ class Instance:
         name: What the operator calls it: unique, and the directory of its files.
         cloud: The name of its entry under ``clouds``.
         node_ids: Only these nodes; empty for all.
+        logs: The kinds that are collected.
         schedule: When its cycles begin.
     """
 
@@ -52,6 +105,7 @@ class Instance:
     name: str
     cloud: str
     node_ids: tuple[str, ...] = ()
+    logs: tuple[LogKind, ...] = (LogKind.ERROR,)
     schedule: Every | Cron
 
 
@@ -116,12 +170,14 @@ class LogFile:
 
     Attributes:
         instance: The instance's name, see ``Instance``.
+        log: Which of its logs.
         node: As the cloud names it; hostile until it has become a path segment.
         file_name: As for the node.
         updated_at: When the cloud finished it; aware, UTC, whole milliseconds.
     """
 
     instance: str
+    log: LogKind = LogKind.ERROR
     node: str
     file_name: str
     updated_at: datetime
@@ -230,6 +286,7 @@ class Failed:
         kind: The error's class name, for counting.
     """
 
+    log: LogKind = LogKind.ERROR
     node: str
     file_name: str
     reason: str

@@ -40,20 +40,32 @@ class Scheduler:
         """
         self._cycle = cycle
         self._clock = clock
-        self._last_ticks = last_ticks
+        self._last_ticks = dict(last_ticks)
+        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
 
     async def serve(self, instances: Iterable[Instance]) -> None:
         """Run until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for instance in instances:
-                group.create_task(self._ticks(instance), name=f"ticks of {instance.name}")
+        async with asyncio.TaskGroup() as self._group:
+            self.update(instances)
+            await asyncio.Event().wait()  # there may be no instance yet, and others later
+
+    def update(self, instances: Iterable[Instance]) -> None:
+        """Take another fleet: new instances begin, others end, and those that stay the same are not disturbed."""
+        wanted = dict.fromkeys(instances)
+        for instance in [one for one in self._tasks if one not in wanted]:
+            self._tasks.pop(instance).cancel()
+        for instance in wanted:
+            if instance not in self._tasks and self._group is not None:
+                name = f"ticks of {instance.name}"
+                self._tasks[instance] = self._group.create_task(self._ticks(instance), name=name)
 
     async def _ticks(self, instance: Instance) -> None:
-        last = self._last_ticks.get(instance.name)
         while True:
-            last = await self._next(instance, last)
+            tick = await self._next(instance, self._last_ticks.get(instance.name))
+            self._last_ticks[instance.name] = tick
             try:
-                await self._cycle(instance, last)
+                await self._cycle(instance, tick)
             except Exception:  # the one broad except: a bug in one cycle must not end the others, nor the next one
                 log.exception("cycle.bug", instance=instance.name)
 

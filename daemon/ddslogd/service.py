@@ -20,7 +20,11 @@ from ddslogd.cloud.http import REQUEST_TIMEOUT_S, Http, new_session
 from ddslogd.cloud.identity import IdentityService
 from ddslogd.collector import Account, Collector
 from ddslogd.config import PasswordAuth, TokenAuth
+from ddslogd.discovery import Discovery, judge
+from ddslogd.errors import StorageError
+from ddslogd.operate.progress import Silent
 from ddslogd.pacing import Skew
+from ddslogd.roster import Roster
 from ddslogd.scheduler import Scheduler
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.recovery import recover
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ddslogd.config import Cloud, Settings
+    from ddslogd.discovery import Verdict
     from ddslogd.models import CycleReport, Instance, Progress
     from ddslogd.pacing import Clock
 
@@ -43,21 +48,32 @@ LOGINS_PER_MINUTE = 60  # one account needs one login a day
 class Service:
     """All parts, built and open; ``opened`` makes one."""
 
-    def __init__(self, *, settings: Settings, collector: Collector, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self, *, settings: Settings, collector: Collector, discovery: Discovery, ledger: Ledger, clock: Clock
+    ) -> None:
         self._settings = settings
         self._collector = collector
+        self._discovery = discovery
         self._ledger = ledger
         self._clock = clock
 
     async def serve(self) -> None:
         """Run every instance's cycles at their ticks, until cancelled."""
-        fleet = self._settings.fleet()
         scheduler = Scheduler(cycle=self._cycle, clock=self._clock, last_ticks=await self._ledger.last_ticks())
-        log.info("service.started", version=__version__, instances=len(fleet), clouds=len(self._settings.clouds))
+        named = self._settings.fleet()
+        log.info("service.started", version=__version__, instances=len(named), clouds=len(self._settings.clouds))
         try:
-            await scheduler.serve(fleet)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._discover(scheduler), name="discovery")
+                await scheduler.serve(named)
         finally:
             log.info("service.stopped")
+
+    async def fleet(self) -> tuple[Instance, ...]:
+        """Give all instances there are now, those that have to be discovered too."""
+        if any(self._settings.discover_entries(cloud) for cloud in self._settings.clouds):
+            await self._discovery.refresh()
+        return self._discovery.fleet()
 
     async def once(self, instances: Iterable[Instance]) -> list[CycleReport]:
         """Run one cycle of each instance, all at once; give their reports in the same order."""
@@ -71,6 +87,15 @@ class Service:
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
         await self._collector.collect(instance, tick=tick)
+
+    async def _discover(self, scheduler: Scheduler) -> None:
+        while True:
+            try:
+                await self._discovery.refresh()
+            except StorageError as exc:
+                log.error("ledger.failed", reason=str(exc))
+            scheduler.update(self._discovery.fleet())
+            await self._clock.sleep(self._settings.schedule.refresh.total_seconds())
 
 
 @asynccontextmanager
@@ -92,16 +117,48 @@ async def opened(
     """
     async with AsyncExitStack() as stack:
         store, ledger = await _storage(settings, clock=clock, stack=stack)
-        slots = asyncio.Semaphore(settings.download.concurrent)
-        accounts = {}
-        for name, cloud in settings.clouds.items():
-            build = _Builder(name, cloud, settings=settings, clock=clock, stack=stack)
-            accounts[name] = await build.account(slots=slots, progress=progress, redact=redact)
+        accounts = await _accounts(settings, clock=clock, progress=progress, redact=redact, stack=stack)
+        roster = Roster()
         collector = Collector(
-            accounts=accounts, store=store, ledger=ledger, settings=settings, clock=clock, progress=progress
+            accounts=accounts,
+            store=store,
+            ledger=ledger,
+            settings=settings,
+            clock=clock,
+            progress=progress,
+            roster=roster,
         )
         await collector.open()
-        yield Service(settings=settings, collector=collector, ledger=ledger, clock=clock)
+        apis = {name: account.api for name, account in accounts.items()}
+        discovery = Discovery(apis=apis, settings=settings, roster=roster, ledger=ledger)
+        yield Service(settings=settings, collector=collector, discovery=discovery, ledger=ledger, clock=clock)
+
+
+async def seen(settings: Settings, *, clock: Clock, redact: Callable[[str], None]) -> tuple[Verdict, ...]:
+    """Ask every cloud for its instances, and say what becomes of each. Touches no disk.
+
+    Raises:
+        CloudError: A cloud does not answer, or does not let us see its list.
+    """
+    async with AsyncExitStack() as stack:
+        accounts = await _accounts(settings, clock=clock, progress=Silent(), redact=redact, stack=stack)
+        return judge(settings, {name: await account.api.instances() for name, account in accounts.items()})
+
+
+async def _accounts(
+    settings: Settings,
+    *,
+    clock: Clock,
+    progress: Progress,
+    redact: Callable[[str], None],
+    stack: AsyncExitStack,
+) -> dict[str, Account]:
+    slots = asyncio.Semaphore(settings.download.concurrent)
+    accounts = {}
+    for name, cloud in settings.clouds.items():
+        build = _Builder(name, cloud, settings=settings, clock=clock, stack=stack)
+        accounts[name] = await build.account(slots=slots, progress=progress, redact=redact)
+    return accounts
 
 
 async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Store, Ledger]:

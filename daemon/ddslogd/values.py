@@ -316,6 +316,8 @@ class Section(BaseModel):
 
     tagged: ClassVar[str] = ""
     """The field whose errors carry the name of a variant, which is no key of the file."""
+    variants: ClassVar[frozenset[str]] = frozenset()
+    """Names of variants that stand in errors' places, and are no keys of the file."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Variants of that field that are documented, but not here yet."""
 
@@ -342,7 +344,7 @@ class Section(BaseModel):
     @classmethod
     def _told(cls, error: ErrorDetails) -> InitErrorDetails:
         """Put pydantic's error into our words, without what was in the file."""
-        loc = error["loc"]
+        loc = tuple(part for part in error["loc"] if part not in cls.variants)
         if len(loc) > 1 and loc[0] == cls.tagged:
             loc = (loc[0], *loc[2:])
         if error["type"].startswith("union_tag"):

@@ -8,6 +8,7 @@ import stamina
 import structlog
 
 from ddslogd.cloud import wire
+from ddslogd.cloud.budget import IN_PROGRESS
 from ddslogd.errors import CloudError, CredentialsRefused, Throttled, Unavailable
 from ddslogd.pacing import full_jitter
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ddslogd.cloud.budget import Budget
     from ddslogd.cloud.credentials import Credentials
     from ddslogd.cloud.http import Http, Reply
-    from ddslogd.models import ExportReply, Instance
+    from ddslogd.models import ExportReply, Instance, ListedInstance, ListPage, LogKind
 
 log = structlog.get_logger()
 
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 stamina.instrumentation.set_on_retry_hooks([])
 
 TRIES = 6
+MOST_PAGES = 1000  # of the list of instances: a hundred thousand
 DEADLINE_S = 180.0  # for a call with all its retries; the next cycle asks again anyway
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
@@ -46,19 +48,46 @@ class Api:
         """Give the time by the cloud's clock: expiry is judged by it."""
         return self._http.now()
 
-    async def errorlog_download(self, instance: Instance, *, urgency: float) -> ExportReply:
+    async def export(self, instance: Instance, kind: LogKind, *, urgency: float) -> ExportReply:
         """Start the instance's export, or ask how it goes; either way its ready rows get links signed now.
 
         Raises:
             CloudError: One of its kinds, once retries are used up or where they cannot help.
         """
-        body = wire.errorlog_body(instance.node_ids)
 
         def path(project_id: str) -> str:
-            return wire.errorlog_path(project_id, instance.id)
+            return wire.export_path(project_id, instance.id, kind)
 
-        reply = await self._retried("POST", path, body, urgency=urgency)
+        reply = await self._retried("POST", path, wire.export_body(instance.node_ids), urgency=urgency)
         return wire.read_export(reply.body, request_id=reply.request_id)
+
+    async def instances(self) -> tuple[ListedInstance, ...]:
+        """List all instances of the project, each once.
+
+        An instance that is created meanwhile moves the others on, so that one may come twice; and the total that the
+        cloud names is a hint only.
+
+        Raises:
+            CloudError: As ``export``.
+        """
+        listed: dict[str, ListedInstance] = {}
+        offset = 0
+        for _ in range(MOST_PAGES):
+            page = await self._page(offset)
+            before = len(listed)
+            listed |= {instance.id: instance for instance in page.instances}
+            offset += len(page.instances)
+            complete = len(page.instances) < wire.PAGE and len(listed) >= page.total
+            if complete or len(listed) == before:
+                break
+        return tuple(listed.values())
+
+    async def _page(self, offset: int) -> ListPage:
+        def path(project_id: str) -> str:
+            return wire.instances_path(project_id, offset)
+
+        reply = await self._retried("GET", path, b"", urgency=IN_PROGRESS)
+        return wire.read_instances(reply.body, request_id=reply.request_id)
 
     async def _retried(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
         waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ddslogd.cloud.api import Api
     from ddslogd.config import Export as ExportSettings
-    from ddslogd.models import ExportReply, Instance, Row
+    from ddslogd.models import ExportReply, Instance, LogKind, Row
     from ddslogd.pacing import Clock
 
 log = structlog.get_logger()
@@ -46,6 +46,7 @@ class Export:
         self,
         instance: Instance,
         *,
+        kind: LogKind,
         api: Api,
         rule: LinkRule,
         settings: ExportSettings,
@@ -56,6 +57,7 @@ class Export:
 
         Args:
             instance: Whose logs.
+            kind: Which of its logs.
             api: The account's API.
             rule: Which links may be followed.
             settings: How often to ask, and how long.
@@ -63,6 +65,7 @@ class Export:
             hand_on: Gets each link once, the moment its row is ready.
         """
         self._instance = instance
+        self._kind = kind
         self._api = api
         self._rule = rule
         self._settings = settings
@@ -110,15 +113,19 @@ class Export:
             return None
         raise LinkRefused(f"the cloud offers no file of node {stale.file.node} any more; the next cycle asks again")
 
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Give the rows of the newest reply."""
+        return self._reply.rows if self._reply else ()
+
     def missing(self) -> tuple[Failed, ...]:
         """Give the files of the newest reply that will not come, of nodes that had none before."""
         served = {file.node for file in self._handed_on}
-        rows = self._reply.rows if self._reply else ()
-        unready = [self._failed(row) for row in rows if row.state is not RowState.READY and row.node not in served]
+        unready = [self._failed(row) for row in self.rows if row.state is not RowState.READY and row.node not in served]
         return (*self._objections.values(), *unready)
 
     async def _request(self) -> None:
-        reply = await self._api.errorlog_download(self._instance, urgency=self._urgency)
+        reply = await self._api.export(self._instance, self._kind, urgency=self._urgency)
         now = self._api.now()
         for word in set(reply.unknown_words) - self._words:
             self._words.add(word)
@@ -147,7 +154,13 @@ class Export:
         updated_at = row.updated_at or seen
         url = row.url or ""
         return Link(
-            file=LogFile(instance=self._instance.name, node=row.node, file_name=row.file_name, updated_at=updated_at),
+            file=LogFile(
+                instance=self._instance.name,
+                log=self._kind,
+                node=row.node,
+                file_name=row.file_name,
+                updated_at=updated_at,
+            ),
             url=url,
             expires_at=self._end_of_life(url, updated_at, now),
             request_id=request_id,
@@ -165,7 +178,11 @@ class Export:
         if reason is None:
             return True
         self._objections[link.file] = Failed(
-            node=link.file.node, file_name=link.file.file_name, reason=f"{reason}: not followed", kind="LinkRefused"
+            log=self._kind,
+            node=link.file.node,
+            file_name=link.file.file_name,
+            reason=f"{reason}: not followed",
+            kind="LinkRefused",
         )
         return False
 
@@ -175,10 +192,10 @@ class Export:
             reason = (
                 f"the cloud could not prepare this file: wait for the next cycle; if it stays, open a ticket{request}"
             )
-            return Failed(node=row.node, file_name=row.file_name, reason=reason, kind="ExportFailed")
+            return Failed(log=self._kind, node=row.node, file_name=row.file_name, reason=reason, kind="ExportFailed")
         waited = _in_words(self._settings.give_up_after)
         reason = f"the cloud was still preparing this file after {waited}: wait, the next cycle asks again{request}"
-        return Failed(node=row.node, file_name=row.file_name, reason=reason, kind="ExportPending")
+        return Failed(log=self._kind, node=row.node, file_name=row.file_name, reason=reason, kind="ExportPending")
 
 
 def _whole_ms(moment: datetime) -> datetime:

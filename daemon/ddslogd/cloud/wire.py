@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from ddslogd.errors import (
     Unavailable,
     Unsupported,
 )
-from ddslogd.models import ExportReply, Row, RowState
+from ddslogd.models import ExportReply, ListedInstance, ListPage, LogKind, Node, Row, RowState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,12 +44,35 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 # --- errorlog-download ------------------------------------------------------------------------------------------------
 
 
-def errorlog_path(project_id: str, instance_id: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogExport:
+    """How a kind of log is exported.
+
+    Attributes:
+        call: The last part of the path.
+        groups: The types of groups whose nodes have such a log.
+    """
+
+    call: str
+    groups: frozenset[str]
+
+
+LOG_EXPORTS = {
+    # dds_api_0096: every node, mongos and config nodes too.
+    LogKind.ERROR: LogExport(
+        call="errorlog-download", groups=frozenset({"mongos", "shard", "config", "replica", "single"})
+    ),
+    # OTC, "Obtaining Links for Downloading Slow Query Logs": shard nodes of a cluster, not mongos nor config nodes.
+    LogKind.SLOW: LogExport(call="slowlog-download", groups=frozenset({"shard", "replica", "single"})),
+}
+
+
+def export_path(project_id: str, instance_id: str, kind: LogKind) -> str:
     """Give the path of the call that starts an export, reports on it and renews its links. dds_api_0096."""
-    return f"/v3/{project_id}/instances/{instance_id}/errorlog-download"
+    return f"/v3/{project_id}/instances/{instance_id}/{LOG_EXPORTS[kind].call}"
 
 
-def errorlog_body(node_ids: Sequence[str]) -> bytes:
+def export_body(node_ids: Sequence[str]) -> bytes:
     """Give the call's body: ``{}`` means all nodes that have such a log. OTC, note on the empty body."""
     return json.dumps({"node_id_list": list(node_ids)} if node_ids else {}).encode()
 
@@ -162,6 +186,62 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return _stripped(value) if isinstance(value, dict) else None
+
+
+# --- instances --------------------------------------------------------------------------------------------------------
+
+PAGE = 100  # instances a page, the most there is. OTC, "Querying Instances and Details"
+
+
+def instances_path(project_id: str, offset: int) -> str:
+    """Give the path and query of one page of the list of instances, newest first."""
+    return f"/v3/{project_id}/instances?limit={PAGE}&offset={offset}"
+
+
+def read_instances(body: bytes, *, request_id: str = "") -> ListPage:
+    """Read one page of the list of instances; entries without an id are passed over.
+
+    Raises:
+        Unavailable: It is no JSON.
+        Rejected: It is JSON of another shape.
+    """
+    reply = _json_object(body)
+    if reply is None:
+        raise Unavailable("the cloud's reply is no JSON object; it is asked again", status=200, request_id=request_id)
+    entries = reply.get("instances")
+    if not isinstance(entries, list) or len(entries) > MAX_ROWS:
+        said = "the cloud's reply lists no instances; report this to ddslogd"
+        raise Rejected(said, status=200, request_id=request_id)
+    listed = [_listed(entry) for entry in entries if isinstance(entry, dict)]
+    total = reply.get("total_count")
+    return ListPage(
+        instances=tuple(instance for instance in listed if instance.id),
+        total=total if isinstance(total, int) and not isinstance(total, bool) else 0,
+    )
+
+
+def _listed(entry: Mapping[str, Any]) -> ListedInstance:
+    return ListedInstance(
+        id=_text(entry.get("id"))[:MAX_NAME],
+        name=_text(entry.get("name"))[:MAX_NAME],
+        mode=_text(entry.get("mode"))[:64],
+        status=_text(entry.get("status"))[:64],
+        tags=tuple((_text(tag.get("key")), _text(tag.get("value"))) for tag in _objects(entry.get("tags"))),
+        nodes=tuple(
+            Node(
+                id=_text(node.get("id"))[:MAX_NAME],
+                name=_text(node.get("name"))[:MAX_NAME],
+                group=_text(group.get("type"))[:64],
+                role=_text(node.get("role"))[:64],
+            )
+            for group in _objects(entry.get("groups"))
+            for node in _objects(group.get("nodes"))
+        ),
+    )
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ MIGRATIONS = (
     CREATE TABLE snapshots (
         key         TEXT PRIMARY KEY,       -- the path that belongs to instance, node, file name and update time
         path        TEXT NOT NULL,          -- where the bytes are; an older file's where they were the same
-        directory   TEXT NOT NULL,          -- of the node
+        series      TEXT NOT NULL,          -- what it continues: the node's directory and the kind of log
         instance    TEXT NOT NULL,
+        log         TEXT NOT NULL,          -- error, slow
         node        TEXT NOT NULL,
         file_name   TEXT NOT NULL,
         updated_ms  INTEGER NOT NULL,       -- all times: epoch milliseconds, UTC
@@ -38,7 +39,7 @@ MIGRATIONS = (
         began_ms    INTEGER NOT NULL,
         stored_ms   INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX snapshots_of_node ON snapshots (directory, updated_ms);
+    CREATE INDEX snapshots_of_node ON snapshots (series, updated_ms);
     CREATE INDEX snapshots_promised ON snapshots (published) WHERE published = 0;
     CREATE TABLE cycles (
         id            INTEGER PRIMARY KEY,
@@ -58,12 +59,21 @@ MIGRATIONS = (
     CREATE TABLE failures (                 -- what fails now; a success removes it
         instance   TEXT NOT NULL,
         node       TEXT NOT NULL,           -- empty: the cycle as a whole
+        log        TEXT NOT NULL,
         kind       TEXT NOT NULL,
         since_ms   INTEGER NOT NULL,
         last_ms    INTEGER NOT NULL,
         times      INTEGER NOT NULL,
         last_error TEXT NOT NULL,
-        PRIMARY KEY (instance, node)
+        PRIMARY KEY (instance, node, log)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE nodes (                    -- as the cloud lists them
+        instance   TEXT NOT NULL,
+        id         TEXT NOT NULL,
+        name       TEXT NOT NULL,
+        type       TEXT NOT NULL,           -- of its group: shard, config, mongos, replica, single
+        role       TEXT NOT NULL,           -- Primary, Secondary, Hidden, master, unknown
+        PRIMARY KEY (instance, id)
     ) STRICT, WITHOUT ROWID;
     """,
 )

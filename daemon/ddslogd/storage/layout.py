@@ -1,6 +1,7 @@
 """Where a file lies, and how its names are made: pure, and safe whatever the cloud calls things.
 
     <directory>/snapshots/<instance>/<node>/<file_name>.<updated>.log           a snapshot: whole and final
+    <directory>/snapshots/<instance>/<node>/<file_name>.<updated>.slow.log      the same of the slow log
     <directory>/snapshots/<instance>/<node>/.<the same>~<total>~<modified>~<etag>.part     one that is growing
 
 A part's name holds what proves its identity, so that a part and its proof cannot be parted by a crash.
@@ -15,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from ddslogd.models import Identity
+from ddslogd.models import Identity, LogKind
 
 if TYPE_CHECKING:
     from ddslogd.models import LogFile
@@ -26,6 +27,8 @@ MAX_NAME = 255  # bytes of one name, on every file system that matters
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows, nor its shares
 _ALTERED_LENGTH = 64
+_STAMPED = re.compile(r"\.(\d{8}T\d{6}\.\d{3})Z(?:\.slow)?\.log$")
+_ENDINGS = {LogKind.ERROR: ".log", LogKind.SLOW: ".slow.log"}
 
 
 def segment(name: str) -> str:
@@ -49,7 +52,7 @@ def stamp(moment: datetime) -> str:
 
 def snapshot_path(file: LogFile) -> PurePosixPath:
     """Give where a file's snapshot lies, relative to the storage directory: one place for one identity."""
-    name = f"{segment(file.file_name)}.{stamp(file.updated_at)}.log"
+    name = f"{segment(file.file_name)}.{stamp(file.updated_at)}{_ENDINGS[file.log]}"
     return PurePosixPath(SNAPSHOTS, segment(file.instance), segment(file.node), name)
 
 
@@ -58,9 +61,24 @@ def key(file: LogFile) -> str:
     return snapshot_path(file).as_posix()
 
 
+def series(key: str) -> str:
+    """Give what a snapshot continues, by its key: its node's directory and its kind of log."""
+    return f"{key.rpartition('/')[0]}/*{_ENDINGS[log_kind(key)]}"
+
+
+def log_kind(key: str) -> LogKind:
+    """Tell of which kind of log a snapshot is, by its key."""
+    return LogKind.SLOW if key.endswith(_ENDINGS[LogKind.SLOW]) else LogKind.ERROR
+
+
+def file_name(final_name: str) -> str:
+    """Read back the cloud's name of the file, as far as it stands in a snapshot's name."""
+    return _STAMPED.sub("", final_name)
+
+
 def updated_at(final_name: str) -> datetime | None:
     """Read back the moment that stands in a snapshot's name; None where none does."""
-    found = re.search(r"\.(\d{8}T\d{6}\.\d{3})Z\.log$", final_name)
+    found = _STAMPED.search(final_name)
     if found is None:
         return None
     try:

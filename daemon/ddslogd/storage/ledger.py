@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddslogd.errors import StorageError
-from ddslogd.models import LogFile, Snapshot
-from ddslogd.storage import database
+from ddslogd.models import LogFile, LogKind, Snapshot
+from ddslogd.storage import database, layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ddslogd.models import CycleReport
+    from ddslogd.models import CycleReport, Node
 
 T = TypeVar("T")
 
@@ -33,12 +33,13 @@ class Failure:
     """What fails now.
 
     Attributes:
-        node: Empty where the cycle fails as a whole.
+        node: Empty where the cycle fails as a whole, as ``log``.
         since: Aware, UTC, as ``last``.
     """
 
     instance: str
     node: str
+    log: str
     kind: str
     since: datetime
     last: datetime
@@ -89,9 +90,8 @@ class Ledger:
 
         def ask(db: sqlite3.Connection) -> str | None:
             row = db.execute(
-                "SELECT path, md5, size FROM snapshots WHERE directory = ? AND published"
-                " ORDER BY updated_ms DESC LIMIT 1",
-                (_directory(snapshot.key),),
+                "SELECT path, md5, size FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1",
+                (layout.series(snapshot.key),),
             ).fetchone()
             return str(row[0]) if row and tuple(row[1:]) == (snapshot.md5, snapshot.size) else None
 
@@ -182,16 +182,29 @@ class Ledger:
                 Failure(
                     instance=row[0],
                     node=row[1],
-                    kind=row[2],
-                    since=_moment(row[3]),
-                    last=_moment(row[4]),
-                    times=row[5],
-                    last_error=row[6],
+                    log=row[2],
+                    kind=row[3],
+                    since=_moment(row[4]),
+                    last=_moment(row[5]),
+                    times=row[6],
+                    last_error=row[7],
                 )
                 for row in rows
             )
 
         return await self._run(ask)
+
+    async def enter_nodes(self, instance: str, nodes: Sequence[Node]) -> None:
+        """Note which nodes an instance has, as the cloud lists them; those it has no more are forgotten."""
+        rows = [(instance, node.id, node.name, node.group, node.role) for node in nodes]
+
+        def write(db: sqlite3.Connection) -> None:
+            known = db.execute("SELECT * FROM nodes WHERE instance = ?", (instance,)).fetchall()
+            if sorted(known) != sorted(rows):
+                db.execute("DELETE FROM nodes WHERE instance = ?", (instance,))
+                db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)", rows)
+
+        await self._run(write)
 
     async def _run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, transaction)
@@ -222,8 +235,9 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
     row = (
         snapshot.key,
         snapshot.path,
-        _directory(snapshot.key),
+        layout.series(snapshot.key),
         file.instance,
+        file.log,
         file.node,
         file.file_name,
         _ms(file.updated_at),
@@ -242,10 +256,12 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
 
 
 def _read_snapshot(row: tuple[Any, ...]) -> Snapshot:
-    key, path, _, instance, node, file_name, updated_ms, _, size, md5, sha256, etag, verified, *rest = row
+    key, path, _, instance, kind, node, file_name, updated_ms, _, size, md5, sha256, etag, verified, *rest = row
     request_ids, attempts, began_ms, stored_ms = rest
     return Snapshot(
-        file=LogFile(instance=instance, node=node, file_name=file_name, updated_at=_moment(updated_ms)),
+        file=LogFile(
+            instance=instance, log=LogKind(kind), node=node, file_name=file_name, updated_at=_moment(updated_ms)
+        ),
         key=key,
         path=path,
         size=size,
@@ -258,10 +274,6 @@ def _read_snapshot(row: tuple[Any, ...]) -> Snapshot:
         attempts=attempts,
         request_ids=tuple(request_ids.split()),
     )
-
-
-def _directory(key: str) -> str:
-    return key.rpartition("/")[0]
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:
@@ -290,20 +302,23 @@ def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) ->
 
 
 def _write_failures(db: sqlite3.Connection, report: CycleReport) -> None:
-    failed = {failure.node: (failure.kind, failure.reason) for failure in report.failures}
+    failed: dict[tuple[str, str], tuple[str, str]] = {
+        (failure.node, failure.log): (failure.kind, failure.reason) for failure in report.failures
+    }
     if report.error:
-        failed[""] = (report.error_kind, report.error)
+        failed["", ""] = (report.error_kind, report.error)
     else:
-        marks = ", ".join("?" * len(failed))
-        db.execute(
-            f"DELETE FROM failures WHERE instance = ? AND node NOT IN ({marks})",  # noqa: S608  # only question marks
-            (report.instance, *failed),
-        )
+        over = [
+            (report.instance, node, kind)
+            for node, kind in db.execute("SELECT node, log FROM failures WHERE instance = ?", (report.instance,))
+            if (node, kind) not in failed
+        ]
+        db.executemany("DELETE FROM failures WHERE instance = ? AND node = ? AND log = ?", over)
     now = _ms(report.finished_at)
     db.executemany(
-        "INSERT INTO failures VALUES (?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET kind = excluded.kind,"
+        "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET kind = excluded.kind,"
         " last_ms = excluded.last_ms, times = times + 1, last_error = excluded.last_error",
-        [(report.instance, node, kind, now, now, reason) for node, (kind, reason) in failed.items()],
+        [(report.instance, node, log, kind, now, now, reason) for (node, log), (kind, reason) in failed.items()],
     )
 
 

@@ -51,10 +51,10 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
 
 
 def _newest(keys: Iterable[str]) -> set[str]:
-    """Give the newest of each directory: the one that the next export is compared with."""
+    """Give the newest of each series: the one that the next export is compared with."""
     newest: dict[str, str] = {}
     for key in sorted(keys, key=lambda key: layout.updated_at(key) or EPOCH):
-        newest[key.rpartition("/")[0]] = key
+        newest[layout.series(key)] = key
     return set(newest.values())
 
 
@@ -72,8 +72,9 @@ class _Adopter:
         return Snapshot(
             file=LogFile(
                 instance=self._names.get(instance, instance),
+                log=layout.log_kind(key),
                 node=node,
-                file_name=name.rsplit(".", 3)[0] if updated_at else name,
+                file_name=layout.file_name(name),
                 updated_at=updated_at or EPOCH,
             ),
             key=key,

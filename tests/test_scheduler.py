@@ -1,0 +1,259 @@
+"""A cycle of each instance at each of its ticks, by the event loop's made-up time: hours pass in no time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from ddslogd.models import Cron, Every, Instance
+from ddslogd.pacing import SystemClock, next_tick
+from ddslogd.scheduler import LONGEST_NAP_S, Scheduler
+
+pytestmark = pytest.mark.looptime
+
+# The plugin asks for the thread's event loop before tests that have none. Python then makes one that nobody closes, and
+# warns of it in some later test; told that there is none, it does not.
+asyncio.set_event_loop(None)
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+EVERY = 20 * MINUTE
+
+
+def named(name: str, *, schedule: Every | Cron | None = None) -> Instance:
+    return Instance(id=f"id of {name}", name=name, cloud="eu", schedule=schedule or Every(interval=EVERY))
+
+
+ORDERS, EVENTS = named("orders"), named("events")
+FIRST = next_tick(ORDERS.schedule, after=START, key=ORDERS.id)
+
+
+class LoopClock:
+    """Policy time that goes with the event loop's; the wall clock can be set while the steady one goes on."""
+
+    def __init__(self) -> None:
+        self.set_by = timedelta(0)
+
+    def now(self) -> datetime:
+        return START + self.set_by + timedelta(seconds=round(self.monotonic(), 3))
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass
+class Desk:
+    """Runs a scheduler and writes down which cycles it began and ended, and when."""
+
+    clock: LoopClock = field(default_factory=LoopClock)
+    begun: list[tuple[str, datetime]] = field(default_factory=list)
+    ended: list[tuple[str, datetime]] = field(default_factory=list)
+    ticks: dict[str, datetime] = field(default_factory=dict)
+    took: dict[str, list[timedelta]] = field(default_factory=dict)
+    bugs: dict[str, list[Exception]] = field(default_factory=dict)
+
+    async def cycle(self, instance: Instance, tick: datetime) -> None:
+        self.begun.append((instance.name, self.clock.now()))
+        self.ticks[instance.name] = tick
+        if took := self.took.get(instance.name):
+            await self.clock.sleep(took.pop(0).total_seconds())
+        if bugs := self.bugs.get(instance.name):
+            raise bugs.pop(0)
+        self.ended.append((instance.name, self.clock.now()))
+
+    async def serve(
+        self, *instances: Instance, lasts: timedelta, last_ticks: dict[str, datetime] | None = None
+    ) -> None:
+        scheduler = Scheduler(cycle=self.cycle, clock=self.clock, last_ticks=last_ticks or {})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(lasts.total_seconds()):
+                await scheduler.serve(instances)
+
+    def began(self, instance: Instance = ORDERS) -> list[datetime]:
+        return [moment for name, moment in self.begun if name == instance.name]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def test_what_never_ran_runs_at_once_and_then_at_the_ticks_of_the_grid(desk: Desk) -> None:
+    await desk.serve(ORDERS, lasts=HOUR)
+
+    assert desk.began() == [START, FIRST, FIRST + EVERY, FIRST + 2 * EVERY]
+
+
+async def test_a_cycle_hears_the_tick_it_is_for(desk: Desk) -> None:
+    await desk.serve(ORDERS, lasts=FIRST - START + MINUTE)
+
+    assert desk.ticks == {"orders": FIRST}
+
+
+async def test_each_instance_has_its_own_ticks(desk: Desk) -> None:
+    often = named("often", schedule=Every(interval=5 * MINUTE))
+    ticks = {one.name: START for one in (ORDERS, EVENTS, often)}
+
+    await desk.serve(ORDERS, EVENTS, often, lasts=HOUR, last_ticks=ticks)
+
+    assert (len(desk.began()), len(desk.began(EVENTS)), len(desk.began(often))) == (3, 3, 12)
+    assert not {*desk.began()} & {*desk.began(EVENTS)}
+
+
+async def test_a_restart_neither_shifts_nor_doubles_nor_skips_a_tick(desk: Desk) -> None:
+    """Whatever the moment of the restart, the ticks of two runs are those of one."""
+    for stopped_after in (MINUTE, 20 * MINUTE, 13 * MINUTE):
+        await desk.serve(ORDERS, lasts=stopped_after, last_ticks={"orders": START, **desk.ticks})
+
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks=desk.ticks)
+
+    assert desk.began() == [FIRST + number * EVERY for number in range(len(desk.began()))]
+    assert len(desk.began()) >= 4
+
+
+async def test_what_had_its_tick_before_the_start_waits_for_the_next(desk: Desk) -> None:
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks={"orders": FIRST - EVERY})
+
+    assert desk.began() == [FIRST, FIRST + EVERY, FIRST + 2 * EVERY]
+
+
+async def test_what_was_missed_before_the_start_runs_once_and_at_once(desk: Desk) -> None:
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks={"orders": FIRST - 100 * EVERY})
+
+    assert desk.began() == [START, FIRST, FIRST + EVERY, FIRST + 2 * EVERY]
+
+
+async def test_a_cycle_that_takes_long_is_never_overlapped(desk: Desk) -> None:
+    desk.took["orders"] = [50 * MINUTE] * 3
+
+    await desk.serve(ORDERS, lasts=3 * HOUR, last_ticks={"orders": START})
+
+    assert all(end <= begin for (_, end), begin in zip(desk.ended, desk.began()[1:], strict=False))
+    assert len(desk.began()) > 3
+
+
+async def test_the_ticks_that_a_long_cycle_missed_run_once_and_at_once(desk: Desk) -> None:
+    """And then the grid goes on as if nothing had been."""
+    desk.took["orders"] = [50 * MINUTE]
+
+    await desk.serve(ORDERS, lasts=2 * HOUR, last_ticks={"orders": START})
+
+    late = FIRST + 50 * MINUTE
+    assert desk.began()[:4] == [FIRST, late, FIRST + 3 * EVERY, FIRST + 4 * EVERY]
+
+
+async def test_a_long_cycle_holds_up_nobody_else(desk: Desk) -> None:
+    desk.took["orders"] = [10 * HOUR]
+
+    await desk.serve(ORDERS, EVENTS, lasts=2 * HOUR, last_ticks={"events": START})
+
+    assert (len(desk.began()), len(desk.began(EVENTS))) == (1, 6)
+
+
+async def test_a_bug_in_a_cycle_is_logged_with_its_instance(desk: Desk) -> None:
+    desk.bugs["orders"] = [ZeroDivisionError("a bug")]
+
+    with capture_logs() as events:
+        await desk.serve(ORDERS, EVENTS, lasts=10 * MINUTE)
+
+    told = [(event["event"], event["instance"], event["log_level"]) for event in events]
+    assert told == [("cycle.bug", "orders", "error")]
+
+
+async def test_a_bug_in_a_cycle_ends_neither_the_others_nor_the_next_one(desk: Desk) -> None:
+    desk.bugs["orders"] = [ZeroDivisionError("a bug"), ExceptionGroup("bugs", [LookupError("one")])]
+
+    await desk.serve(ORDERS, EVENTS, lasts=HOUR, last_ticks={"orders": START, "events": START})
+
+    assert (len(desk.began()), len(desk.began(EVENTS))) == (3, 3)
+
+
+async def test_a_cycle_with_a_bug_is_not_repeated_before_its_next_tick(desk: Desk) -> None:
+    """Else a bug would call the cloud without end."""
+    desk.bugs["orders"] = [ZeroDivisionError("a bug")] * 100
+
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks={"orders": START})
+
+    assert desk.began() == [FIRST, FIRST + EVERY, FIRST + 2 * EVERY]
+
+
+async def set_the_clock(desk: Desk, after: timedelta, by: timedelta) -> None:
+    await asyncio.sleep(after.total_seconds())
+    desk.clock.set_by += by
+
+
+async def test_when_the_clock_is_put_forward_what_is_due_runs_within_a_minute_and_once(desk: Desk) -> None:
+    setting = asyncio.create_task(set_the_clock(desk, after=MINUTE / 2, by=10 * DAY))
+
+    await desk.serve(ORDERS, lasts=1.5 * MINUTE, last_ticks={"orders": START})
+    await setting
+
+    (began,) = desk.began()
+    assert timedelta(0) <= began - (START + 10 * DAY) <= MINUTE / 2 + timedelta(seconds=LONGEST_NAP_S)
+
+
+async def test_when_the_clock_is_put_forward_the_grid_goes_on_by_the_new_time(desk: Desk) -> None:
+    setting = asyncio.create_task(set_the_clock(desk, after=MINUTE / 2, by=10 * DAY))
+
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks={"orders": START})
+    await setting
+
+    _, *later = desk.began()
+    first = next_tick(ORDERS.schedule, after=START + 10 * DAY + 2 * MINUTE, key=ORDERS.id)
+    assert later == [first, first + EVERY, first + 2 * EVERY]
+
+
+async def test_when_the_clock_is_put_back_nobody_waits_for_the_old_time(desk: Desk) -> None:
+    setting = asyncio.create_task(set_the_clock(desk, after=MINUTE / 2, by=-10 * DAY))
+
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks={"orders": START})
+    await setting
+
+    first = next_tick(ORDERS.schedule, after=START - 10 * DAY, key=ORDERS.id)
+    assert desk.began() == [first, first + EVERY, first + 2 * EVERY]
+
+
+async def test_when_the_clock_is_put_back_a_little_no_tick_runs_twice(desk: Desk) -> None:
+    after = FIRST - START + timedelta(seconds=0.1)
+    setting = asyncio.create_task(set_the_clock(desk, after=after, by=timedelta(seconds=-1)))
+
+    await desk.serve(ORDERS, lasts=HOUR, last_ticks={"orders": START})
+    await setting
+
+    assert desk.began() == [FIRST, FIRST + EVERY, FIRST + 2 * EVERY]
+
+
+async def test_cron_ticks_by_its_time_zone_and_once_in_the_hour_that_is_not_there(desk: Desk) -> None:
+    """On 29 March Berlin's clocks go from 2:00 to 3:00, at 1:00 UTC."""
+    desk.clock.set_by = datetime(2026, 3, 29, 0, 0, tzinfo=UTC) - START
+    nightly = named("orders", schedule=Cron(expression="30 2,4 * * *", timezone="Europe/Berlin"))
+
+    await desk.serve(nightly, lasts=DAY, last_ticks={"orders": datetime(2026, 3, 28, 3, 30, tzinfo=UTC)})
+
+    assert [f"{moment:%H:%M}" for moment in desk.began()] == ["01:00", "02:30"]
+
+
+async def test_the_machines_clock_sleeps_as_long_as_it_is_asked_to() -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    await SystemClock().sleep(90)
+
+    assert loop.time() - began == pytest.approx(90)
+
+
+async def test_stopping_cancels_what_runs_and_begins_nothing_more(desk: Desk) -> None:
+    desk.took["orders"] = [HOUR]
+
+    await desk.serve(ORDERS, EVENTS, lasts=MINUTE)
+    await asyncio.sleep(DAY.total_seconds())
+
+    assert ([name for name, _ in desk.begun], [name for name, _ in desk.ended]) == (["orders", "events"], ["events"])
