@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,6 +14,9 @@ from structlog.testing import capture_logs
 from ddslogd.models import Cron, Every, Instance
 from ddslogd.pacing import SystemClock, next_tick
 from ddslogd.scheduler import LONGEST_NAP_S, Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.looptime
 
@@ -241,6 +245,61 @@ async def test_cron_ticks_by_its_time_zone_and_once_in_the_hour_that_is_not_ther
     assert [f"{moment:%H:%M}" for moment in desk.began()] == ["01:00", "02:30"]
 
 
+@asynccontextmanager
+async def serving(desk: Desk, *instances: Instance) -> AsyncIterator[Scheduler]:
+    """Serve while the test goes on."""
+    scheduler = Scheduler(cycle=desk.cycle, clock=desk.clock, last_ticks={"orders": START})
+    task = asyncio.create_task(scheduler.serve(instances))
+    await asyncio.sleep(0)
+    yield scheduler
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_who_comes_later_begins_and_who_leaves_ends(desk: Desk) -> None:
+    """And who stays is not disturbed."""
+    async with serving(desk, ORDERS) as scheduler:
+        await asyncio.sleep(HOUR.total_seconds())
+        scheduler.update([ORDERS, EVENTS])
+        await asyncio.sleep(HOUR.total_seconds())
+        scheduler.update([ORDERS])
+        await asyncio.sleep(HOUR.total_seconds())
+
+    first = next_tick(EVENTS.schedule, after=START + HOUR, key=EVENTS.id)
+    assert desk.began() == [FIRST + number * EVERY for number in range(9)]
+    assert desk.began(EVENTS) == [START + HOUR, first, first + EVERY, first + 2 * EVERY]
+
+
+async def test_who_comes_back_goes_on_with_the_grid(desk: Desk) -> None:
+    async with serving(desk, ORDERS) as scheduler:
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        scheduler.update([])
+        scheduler.update([ORDERS])
+        await asyncio.sleep(EVERY.total_seconds())
+
+    assert desk.began() == [FIRST, FIRST + EVERY]
+
+
+async def test_the_cycle_of_who_leaves_is_cancelled(desk: Desk) -> None:
+    desk.took["orders"] = [HOUR]
+
+    async with serving(desk, ORDERS) as scheduler:
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        scheduler.update([])
+        await asyncio.sleep(DAY.total_seconds())
+
+    assert (desk.began(), desk.ended) == ([FIRST], [])
+
+
+async def test_a_fleet_may_be_empty_for_a_while(desk: Desk) -> None:
+    async with serving(desk) as scheduler:
+        await asyncio.sleep(HOUR.total_seconds())
+        scheduler.update([EVENTS])
+        await asyncio.sleep(1)
+
+    assert desk.begun == [("events", START + HOUR)]
+
+
 async def test_the_machines_clock_sleeps_as_long_as_it_is_asked_to() -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -257,3 +316,55 @@ async def test_stopping_cancels_what_runs_and_begins_nothing_more(desk: Desk) ->
     await asyncio.sleep(DAY.total_seconds())
 
     assert ([name for name, _ in desk.begun], [name for name, _ in desk.ended]) == (["orders", "events"], ["events"])
+
+
+async def changing(desk: Desk, *fleets: list[Instance], every: timedelta) -> None:
+    """Serve the first fleet, and after each interval the next one."""
+    scheduler = Scheduler(cycle=desk.cycle, clock=desk.clock, last_ticks={})
+    serving = asyncio.create_task(scheduler.serve(fleets[0]))
+    await asyncio.sleep(every.total_seconds())
+    for fleet in fleets[1:]:
+        scheduler.update(fleet)
+        await asyncio.sleep(every.total_seconds())
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+async def test_a_new_instance_begins_and_one_that_is_gone_ends() -> None:
+    desk = Desk()
+
+    await changing(desk, [ORDERS], [EVENTS], every=HOUR)
+
+    first = {name for name, at in desk.begun if at < START + HOUR}
+    later = {name for name, at in desk.begun if at > START + HOUR + MINUTE}
+    assert (first, later) == ({"orders"}, {"events"})
+
+
+async def test_a_fleet_that_is_empty_at_first_may_grow() -> None:
+    desk = Desk()
+
+    await changing(desk, [], [ORDERS], every=HOUR)
+
+    assert {name for name, _ in desk.begun} == {"orders"}
+
+
+async def test_an_instance_that_stays_the_same_is_not_disturbed() -> None:
+    """Its cycle runs on while others come."""
+    desk = Desk(took={"orders": [3 * HOUR]})
+
+    await changing(desk, [ORDERS], [ORDERS, EVENTS], [ORDERS], [ORDERS], every=HOUR)
+
+    assert desk.ended[0] != ("orders", START)
+    assert ("orders", START + 3 * HOUR) in desk.ended
+
+
+async def test_an_instance_with_another_schedule_follows_it_from_its_last_tick_on() -> None:
+    """The tick that it would have had by then is made up for, once."""
+    desk = Desk()
+    faster = named("orders", schedule=Every(interval=5 * MINUTE))
+
+    await changing(desk, [ORDERS], [faster], every=HOUR)
+
+    before = [at for _, at in desk.begun if at < START + HOUR]
+    after = [at for _, at in desk.begun if at >= START + HOUR]
+    assert (len(before), len(after)) == (4, 13)
