@@ -171,6 +171,22 @@ async def test_a_skewed_cloud_clock_is_seen_through(bed: Bed) -> None:
         assert sandbox.calls["object"] == 1
 
 
+async def test_a_link_that_may_not_be_followed_is_forgiven_once_a_good_one_comes(bed: Bed) -> None:
+    async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as sandbox:
+        slow, quick = sandbox.fleet[0].nodes
+        sandbox.write(quick.name, LOG)
+        sandbox.write(slow.name, LOG)
+        sandbox.faults.slow_rows[slow.name] = 60.0
+        odd = iter(range(1))
+        sandbox.faults.link_rewrite = lambda link: (
+            link if next(odd, None) is None else link.replace("127.0.0.1", "127.0.0.2")
+        )
+
+        report = await bed.collect()
+
+        assert (report.outcome, report.failures, len(bed.files())) == (CycleOutcome.OK, (), 2)
+
+
 async def test_a_call_that_fails_in_the_middle_loses_no_file_that_was_handed_on(bed: Bed) -> None:
     async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as sandbox:
         slow, quick = sandbox.fleet[0].nodes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -105,6 +106,15 @@ async def test_a_directory_that_is_a_link_is_not_written_through(store: Store, t
         await publish(store, b"data")
 
     assert list(elsewhere.iterdir()) == []
+
+
+async def test_a_directory_that_was_removed_meanwhile_is_made_again(store: Store, tmp_path: Path) -> None:
+    await publish(store, b"first")
+    shutil.rmtree(final(tmp_path).parent)
+
+    await publish(store, b"second")
+
+    assert final(tmp_path).read_bytes() == b"second"
 
 
 async def test_a_link_in_the_place_of_a_part_is_not_followed(store: Store, tmp_path: Path) -> None:

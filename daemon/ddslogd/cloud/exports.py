@@ -176,6 +176,7 @@ class Export:
     def _allowed(self, link: Link) -> bool:
         reason = links.objection(link.url, hosts=self._rule.hosts, plain_http=self._rule.plain_http)
         if reason is None:
+            self._objections.pop(link.file, None)
             return True
         self._objections[link.file] = Failed(
             log=self._kind,

@@ -233,7 +233,12 @@ def _rename_once(part: Path, final: Path, md5: str) -> None:
         raise FileExistsError(errno.EEXIST, "a file with other bytes has this name already")
     else:  # published by a run that ended before it could enter it in the ledger
         part.unlink()
-    directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_directory(final.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the directory's entries outlive a power cut."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:

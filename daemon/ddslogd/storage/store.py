@@ -15,7 +15,7 @@ import structlog
 
 from ddslogd.errors import Locked, StorageError
 from ddslogd.storage import layout
-from ddslogd.storage.part import Part, disk, md5_of
+from ddslogd.storage.part import Part, disk, md5_of, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -55,7 +55,6 @@ class Store:
         self._keep_free = keep_free
         self._fresh_for = fresh_for
         self._with_sha256 = with_sha256
-        self._made: set[Path] = set()
         self._left: dict[Path, _Left] = {}  # by final path
         self._lock: int | None = None
 
@@ -107,10 +106,8 @@ class Store:
             StorageError: Its directory cannot be made, or the disk refuses to put it aside.
         """
         final = self._directory / layout.snapshot_path(file)
-        if final.parent not in self._made:
-            with disk(final.parent):
-                await asyncio.to_thread(self._make_directories, final.parent)
-            self._made.add(final.parent)
+        with disk(final.parent):  # each time: somebody may have tidied up
+            await asyncio.to_thread(self._make_directories, final.parent)
         part = Part(final.parent, final.name, with_sha256=self._with_sha256)
         try:
             left = self._left.pop(final, None)
@@ -165,6 +162,7 @@ class Store:
             with suppress(FileExistsError):
                 directory.mkdir()
                 directory.chmod(DIRECTORY_MODE)
+                sync_directory(directory.parent)
             if not stat.S_ISDIR(directory.lstat().st_mode):
                 raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
 
