@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from ddslogd.config import Loaded
+    from ddslogd.config import Loaded, Settings
     from ddslogd.models import CycleReport, Instance
     from ddslogd.operate.log import Redactor
 
@@ -143,9 +143,7 @@ def check(path: Path) -> None:
     _print_warnings(loaded, path)
     for cloud in loaded.settings.clouds.values():
         trust(cloud.ca_file)
-    fleet = loaded.settings.fleet()
-    instances = f"{len(fleet)} instance{'' if len(fleet) == 1 else 's'}"
-    click.echo(f"{path}: good: {instances} in {', '.join(sorted({instance.cloud for instance in fleet}))}")
+    click.echo(f"{path}: good: {_summary(loaded.settings)}")
 
 
 @commands.command()
@@ -252,6 +250,16 @@ def _events(level: str, form: str) -> Redactor:
     redactor = log.Redactor()
     log.configure(redactor, level=level, form=form)
     return redactor
+
+
+def _summary(settings: Settings) -> str:
+    named = len(settings.fleet())
+    discover = len(settings.instances) - named
+    counts = [
+        f"{named} instance{'' if named == 1 else 's'}" if named else "",
+        f"{discover} entr{'y that discovers' if discover == 1 else 'ies that discover'}" if discover else "",
+    ]
+    return f"{' and '.join(filter(None, counts))} in {', '.join(sorted(settings.clouds))}"
 
 
 def _print_warnings(loaded: Loaded, path: Path) -> None:
