@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -97,15 +98,22 @@ def network_reason(exc: BaseException) -> str:
         case aiohttp.ClientHttpProxyError():
             return f"the proxy refused the connection (HTTP {exc.status})"
         case aiohttp.ClientConnectorError():
-            return exc.os_error.strerror or type(exc).__name__
+            return _system_words(exc.os_error)
         case TimeoutError():
             return "time-out"
         case aiohttp.ServerDisconnectedError():
             return "the connection was closed"
         case OSError():
-            return exc.strerror or type(exc).__name__
+            return _system_words(exc)
         case _:
             return type(exc).__name__
+
+
+def _system_words(exc: OSError) -> str:
+    """Say it as the system does: asyncio puts addresses into its own words, and TLS has numbers of its own."""
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS failed ({exc.reason or 'no reason given'})"
+    return os.strerror(exc.errno) if exc.errno else type(exc).__name__
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext:

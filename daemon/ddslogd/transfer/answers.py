@@ -93,7 +93,7 @@ def _whole(headers: Mapping[str, str]) -> Identity:
     length = headers.get("Content-Length", "")
     return Identity(
         etag=headers.get("ETag", ""),
-        total=int(length) if length.isdecimal() and len(length) < 20 else None,  # noqa: PLR2004  # 2**63 has 19 digits
+        total=int(length) if re.fullmatch(r"[0-9]{1,19}", length) else None,  # 2**63 has 19 digits
         last_modified=headers.get("Last-Modified", ""),
         md5=expected_md5(headers),
     )

@@ -1,0 +1,127 @@
+"""What an answer of the object store means for what is on disk."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from ddslogd.errors import Changed, Interrupted, LinkRefused, TransferError, Unpublishable
+from ddslogd.models import Identity
+from ddslogd.transfer.answers import Placement, expected_md5, place
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+MD5 = "0123456789abcdef0123456789abcdef"
+KNOWN = Identity(etag=f'"{MD5}"', total=1000, last_modified="Fri, 02 Jan 2026 03:04:05 GMT")
+
+
+def judged(status: int, *, at: int = 0, **headers: str) -> Placement:
+    named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
+    return place(status, named, at=at, known=KNOWN, now=NOW)
+
+
+def test_a_200_begins_from_zero_even_where_a_range_was_asked_for() -> None:
+    placement = judged(200, at=500, etag='"new"', content_length="2000")
+
+    assert (placement.at, placement.identity) == (0, Identity(etag='"new"', total=2000))
+
+
+@pytest.mark.parametrize("length", ["", "-1", "1e3", "٣", "9" * 25])
+def test_a_length_that_is_no_number_is_none(length: str) -> None:
+    assert judged(200, content_length=length).identity.total is None
+
+
+@pytest.mark.parametrize("kind", ["text/html", "TEXT/HTML; charset=utf-8", "application/xml", "text/xml"])
+def test_a_200_that_is_a_page_is_no_log(kind: str) -> None:
+    with pytest.raises(Interrupted, match="in place of the log"):
+        judged(200, content_type=kind)
+
+
+@pytest.mark.parametrize("kind", ["", "binary/octet-stream", "application/octet-stream", "text/plain"])
+def test_a_log_may_have_any_other_type(kind: str) -> None:
+    assert judged(200, content_type=kind).at == 0
+
+
+def test_a_206_that_begins_where_we_are_goes_on() -> None:
+    placement = judged(206, at=500, content_range="bytes 500-999/1000", etag=KNOWN.etag)
+
+    assert (placement.at, placement.identity, placement.identity.md5) == (500, KNOWN, MD5)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content_range": "bytes 499-999/1000"},
+        {"content_range": "bytes 501-999/1000"},
+        {"content_range": "bytes 500-1000/1001"},
+        {"content_range": "bytes */1000"},
+        {"content_range": "bytes 500-999/*"},
+        {"content_range": ""},
+        {},
+        {"content_range": "bytes 500-999/1000", "etag": '"other"'},
+        {"content_range": "bytes 500-999/1000", "last_modified": "Fri, 02 Jan 2026 03:04:06 GMT"},
+    ],
+)
+def test_a_206_that_differs_in_anything_is_another_object(headers: dict[str, Any]) -> None:
+    with pytest.raises(Changed):
+        judged(206, at=500, **headers)
+
+
+def test_a_206_that_nobody_asked_for_is_no_answer() -> None:
+    with pytest.raises(Unpublishable):
+        judged(206, content_range="bytes 0-999/1000")
+
+
+@pytest.mark.parametrize("content_range", ["bytes */1000", ""])
+def test_a_416_at_the_very_end_says_that_all_is_there(content_range: str) -> None:
+    placement = judged(416, at=1000, content_range=content_range)
+
+    assert (placement.at, placement.has_body) == (1000, False)
+
+
+@pytest.mark.parametrize(("at", "content_range"), [(500, "bytes */400"), (1000, "bytes */999"), (500, "")])
+def test_a_416_anywhere_else_says_that_the_object_is_another_one(at: int, content_range: str) -> None:
+    with pytest.raises(Changed):
+        judged(416, at=at, content_range=content_range)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, LinkRefused) for status in (400, 401, 403, 404, 410)),
+        (412, Changed),
+        *((status, Interrupted) for status in (408, 425, 429, 500, 502, 503, 504, 599)),
+        *((status, Unpublishable) for status in (100, 204, 300, 301, 302, 304, 307, 308, 402, 405, 416, 418)),
+    ],
+)
+def test_every_other_status_says_what_can_help(status: int, kind: type[TransferError]) -> None:
+    with pytest.raises(TransferError) as caught:
+        judged(status)
+
+    assert type(caught.value) is kind
+
+
+def test_a_busy_store_may_say_how_long_to_wait() -> None:
+    with pytest.raises(Interrupted) as caught:
+        judged(503, retry_after="7")
+
+    assert caught.value.retry_after_s == 7.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"ETag": f'"{MD5}"'}, MD5),
+        ({"ETag": f'"{MD5.upper()}"'}, MD5),
+        ({"ETag": f'"{MD5}-3"'}, ""),
+        ({"ETag": f'W/"{MD5}"'}, ""),
+        ({"ETag": MD5}, ""),
+        ({}, ""),
+        ({"ETag": f'"{MD5}"', "x-obs-server-side-encryption": "kms"}, ""),
+        ({"ETag": f'"{MD5}"', "X-Amz-Server-Side-Encryption-Customer-Algorithm": "AES256"}, ""),
+    ],
+)
+def test_an_etag_is_a_checksum_only_where_it_can_be_one(headers: dict[str, str], expected: str) -> None:
+    assert expected_md5(CIMultiDict(headers)) == expected
