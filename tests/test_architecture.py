@@ -22,7 +22,8 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 0: the vocabulary.
     {"errors", "models"},
     # Floor 1: pure.
-    {"cloud.wire", "cloud.links", "pacing", "shared", "storage.layout", "operate.log", "operate.progress"},
+    {"cloud.wire", "cloud.links", "cloud.regions", "storage.layout"},
+    {"pacing", "shared", "operate.log", "operate.progress"},
     {"values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.

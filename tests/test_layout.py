@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ddslogd.models import Identity, LogFile
+from ddslogd.models import Identity, LogFile, LogKind
 from ddslogd.storage import layout
 
 patient = settings(deadline=None)  # a machine that is busy with something else is no bug
@@ -75,7 +75,8 @@ texts = st.text(st.characters(exclude_categories=()), max_size=120) | st.sampled
 moments = st.datetimes(datetime(1970, 1, 1), datetime(5138, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001  # bounds
     lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 )
-files = st.builds(LogFile, instance=texts, node=texts, file_name=texts, updated_at=moments)
+kinds = st.sampled_from(LogKind)
+files = st.builds(LogFile, instance=texts, log=kinds, node=texts, file_name=texts, updated_at=moments)
 
 
 # --- segments ---------------------------------------------------------------------------------------------------------
@@ -169,6 +170,34 @@ def test_the_moment_can_be_read_back_from_a_snapshots_name(file: LogFile) -> Non
     assert layout.updated_at(layout.snapshot_path(file).name) == file.updated_at
 
 
+def test_a_slow_logs_snapshot_says_so_in_its_name() -> None:
+    path = layout.snapshot_path(replace(FILE, log=LogKind.SLOW))
+
+    assert str(path) == "snapshots/orders/node_1/errorlog_1.20260102T030405.678Z.slow.log"
+
+
+@patient
+@given(file=files)
+@example(file=replace(FILE, file_name="a.slow"))
+@example(file=replace(FILE, file_name="a.20260102T030405.678Z.slow.log"))
+def test_the_kind_and_the_file_can_be_read_back_from_a_snapshots_key(file: LogFile) -> None:
+    key = layout.key(file)
+
+    read = (layout.log_kind(key), layout.file_name(PurePosixPath(key).name))
+
+    assert read == (file.log, layout.segment(file.file_name))
+
+
+def test_a_series_is_a_nodes_log_of_one_kind() -> None:
+    """What is compared with the export before it."""
+    slow, other = replace(FILE, log=LogKind.SLOW), replace(FILE, node="node_2")
+    later = replace(FILE, file_name="errorlog_2", updated_at=MOMENT + timedelta(days=1))
+
+    same = [layout.series(layout.key(file)) == layout.series(layout.key(FILE)) for file in (later, slow, other)]
+
+    assert same == [True, False, False]
+
+
 @patient
 @given(one=files, other=files)
 def test_different_files_lie_in_different_places(one: LogFile, other: LogFile) -> None:
@@ -177,8 +206,13 @@ def test_different_files_lie_in_different_places(one: LogFile, other: LogFile) -
 
 @pytest.mark.parametrize(
     "other",
-    [replace(FILE, instance="other"), replace(FILE, node="other"), replace(FILE, file_name="other")],
-    ids=["instance", "node", "file name"],
+    [
+        replace(FILE, instance="other"),
+        replace(FILE, node="other"),
+        replace(FILE, file_name="other"),
+        replace(FILE, log=LogKind.SLOW),
+    ],
+    ids=["instance", "node", "file name", "log"],
 )
 def test_each_part_of_a_files_identity_has_its_part_in_the_path(other: LogFile) -> None:
     assert layout.key(other) != layout.key(FILE)
@@ -263,7 +297,7 @@ def test_a_parts_name_is_one_hidden_name_of_a_length_that_every_disk_takes(file:
 
 def test_what_proves_the_identity_always_fits_for_the_object_store() -> None:
     """With the longest names there are: an MD5 as the ETag of a file of any size."""
-    longest = layout.snapshot_path(replace(FILE, file_name="x" * 96)).name
+    longest = layout.snapshot_path(replace(FILE, file_name="x" * 96, log=LogKind.SLOW)).name
     identity = replace(WHOLE, total=2**63 - 1)
 
     assert layout.read_part_name(layout.part_name(longest, identity)) == (longest, identity)

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddslogd.models import Cron, Every
-from ddslogd.pacing import Skew, SystemClock, due, full_jitter, next_tick, phase, poll_delays
+from ddslogd.pacing import Skew, SystemClock, bucket, due, full_jitter, next_tick, phase, poll_delays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -361,6 +361,16 @@ def test_a_back_off_lies_between_its_floor_and_a_limit_that_doubles(floor: float
     waits = list(islice(full_jitter(floor, ceiling), len(limits)))
 
     assert all(floor <= wait <= limit * (1 + 1e-9) for wait, limit in zip(waits, limits, strict=True))
+
+
+@patient
+@given(calls=st.integers(min_value=1, max_value=12_000))
+def test_no_minute_sees_more_calls_than_the_account_has(calls: int) -> None:
+    """A full bucket and a minute's rate on top of it are the most that one minute can see."""
+    burst, rate = bucket(calls)
+
+    assert (burst >= 1, rate > 0, int(burst + rate) <= calls) == (True, True, True)
+    assert burst + rate >= calls
 
 
 def test_a_back_off_goes_on_for_ever_without_overflow() -> None:

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.looptime
 
-# The plugin asks for the thread's event loop before tests that have none. Python then makes one that nobody closes, and
-# warns of it in some later test; told that there is none, it does not.
-asyncio.set_event_loop(None)
-
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 EVERY = 20 * MINUTE
@@ -257,7 +253,6 @@ async def serving(desk: Desk, *instances: Instance) -> AsyncIterator[Scheduler]:
 
 
 async def test_who_comes_later_begins_and_who_leaves_ends(desk: Desk) -> None:
-    """And who stays is not disturbed."""
     async with serving(desk, ORDERS) as scheduler:
         await asyncio.sleep(HOUR.total_seconds())
         scheduler.update([ORDERS, EVENTS])
@@ -268,6 +263,17 @@ async def test_who_comes_later_begins_and_who_leaves_ends(desk: Desk) -> None:
     first = next_tick(EVENTS.schedule, after=START + HOUR, key=EVENTS.id)
     assert desk.began() == [FIRST + number * EVERY for number in range(9)]
     assert desk.began(EVENTS) == [START + HOUR, first, first + EVERY, first + 2 * EVERY]
+
+
+async def test_the_cycle_of_who_stays_is_not_disturbed(desk: Desk) -> None:
+    desk.took["orders"] = [10 * MINUTE]
+
+    async with serving(desk, ORDERS) as scheduler:
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        scheduler.update([EVENTS, ORDERS])
+        await asyncio.sleep(10 * MINUTE.total_seconds())
+
+    assert (desk.began(), ("orders", FIRST + 10 * MINUTE) in desk.ended) == ([FIRST], True)
 
 
 async def test_who_comes_back_goes_on_with_the_grid(desk: Desk) -> None:
@@ -368,3 +374,29 @@ async def test_an_instance_with_another_schedule_follows_it_from_its_last_tick_o
     before = [at for _, at in desk.begun if at < START + HOUR]
     after = [at for _, at in desk.begun if at >= START + HOUR]
     assert (len(before), len(after)) == (4, 13)
+
+
+async def test_an_instance_that_changes_waits_until_its_old_cycle_has_ended() -> None:
+    """Nothing of one instance runs twice at once, not even while it is being stopped."""
+    running, most = 0, 0
+
+    async def cycle(instance: Instance, tick: datetime) -> None:  # noqa: ARG001  # the same for all
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(HOUR.total_seconds())
+        finally:
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(asyncio.sleep(MINUTE.total_seconds()))
+            running -= 1
+
+    scheduler = Scheduler(cycle=cycle, clock=LoopClock(), last_ticks={})
+    serving = asyncio.create_task(scheduler.serve([ORDERS]))
+    await asyncio.sleep(60)
+    scheduler.update([named("orders", schedule=Every(interval=5 * MINUTE))])
+    await asyncio.sleep(HOUR.total_seconds())
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert most == 1

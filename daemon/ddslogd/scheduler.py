@@ -53,14 +53,18 @@ class Scheduler:
     def update(self, instances: Iterable[Instance]) -> None:
         """Take another fleet: new instances begin, others end, and those that stay the same are not disturbed."""
         wanted = dict.fromkeys(instances)
+        ending: dict[str, asyncio.Task[None]] = {}
         for instance in [one for one in self._tasks if one not in wanted]:
-            self._tasks.pop(instance).cancel()
+            ending[instance.name] = self._tasks.pop(instance)
+            ending[instance.name].cancel()
         for instance in wanted:
             if instance not in self._tasks and self._group is not None:
-                name = f"ticks of {instance.name}"
-                self._tasks[instance] = self._group.create_task(self._ticks(instance), name=name)
+                ticks = self._ticks(instance, after=ending.get(instance.name))
+                self._tasks[instance] = self._group.create_task(ticks, name=f"ticks of {instance.name}")
 
-    async def _ticks(self, instance: Instance) -> None:
+    async def _ticks(self, instance: Instance, *, after: asyncio.Task[None] | None) -> None:
+        if after is not None:  # the same instance as it was before: its cycle has to be over
+            await asyncio.wait([after])
         while True:
             tick = await self._next(instance, self._last_ticks.get(instance.name))
             self._last_ticks[instance.name] = tick

@@ -155,7 +155,9 @@ class Ledger:
         """Give each instance's last tick that had its cycle."""
 
         def ask(db: sqlite3.Connection) -> dict[str, datetime]:
-            rows = db.execute("SELECT instance, max(tick_ms) FROM cycles GROUP BY instance")
+            # Not the latest tick: the clock may have been wrong, and is right again.
+            newest = "SELECT max(id) FROM cycles GROUP BY instance"
+            rows = db.execute(f"SELECT instance, tick_ms FROM cycles WHERE id IN ({newest})")  # noqa: S608  # a constant
             return {instance: _moment(tick_ms) for instance, tick_ms in rows}
 
         return await self._run(ask)

@@ -92,11 +92,16 @@ def _whole(headers: Mapping[str, str]) -> Identity:
         raise Interrupted(f"a page ({kind}) came in place of the log")
     length = headers.get("Content-Length", "")
     return Identity(
-        etag=headers.get("ETag", ""),
+        etag=_readable(headers.get("ETag", "")),
         total=int(length) if re.fullmatch(r"[0-9]{1,19}", length) else None,  # 2**63 has 19 digits
-        last_modified=headers.get("Last-Modified", ""),
+        last_modified=_readable(headers.get("Last-Modified", "")),
         md5=expected_md5(headers),
     )
+
+
+def _readable(value: str) -> str:
+    """Drop a value that is no plain text: it could be neither sent back nor written down."""
+    return value if value.isascii() and value.isprintable() else ""
 
 
 def _continued(headers: Mapping[str, str], at: int, known: Identity) -> Placement:
