@@ -388,7 +388,7 @@ async def test_an_instance_that_changes_waits_until_its_old_cycle_has_ended() ->
             await asyncio.sleep(HOUR.total_seconds())
         finally:
             with suppress(asyncio.CancelledError):
-                await asyncio.shield(asyncio.sleep(MINUTE.total_seconds()))
+                await asyncio.shield(asyncio.sleep(1800))
             running -= 1
 
     scheduler = Scheduler(cycle=cycle, clock=LoopClock(), last_ticks={})
