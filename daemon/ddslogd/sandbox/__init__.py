@@ -18,12 +18,14 @@ from ddslogd.sandbox.fleet import (
     single,
 )
 from ddslogd.sandbox.journal import RequestRecord
+from ddslogd.sandbox.kinds import LogKind
 from ddslogd.sandbox.server import Sandbox
 
 __all__ = [
     "ApiError",
     "Faults",
     "Fleet",
+    "LogKind",
     "RequestRecord",
     "Sandbox",
     "SandboxGroup",

@@ -1,4 +1,4 @@
-"""The DDS API: the list of instances, and the one call that exports error logs, reports on it and signs links."""
+"""The DDS API: the list of instances, and for each kind of log the one call that exports, reports and signs links."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ddslogd.sandbox.clock import CloudClock
+    from ddslogd.sandbox.estate import Estate
     from ddslogd.sandbox.exports import CloudRules, NodeExports
-    from ddslogd.sandbox.fleet import SandboxInstance
     from ddslogd.sandbox.iam import Iam
+    from ddslogd.sandbox.kinds import LogKind
 
 Sign = Callable[[str, int], str]
 """Key and expiry (epoch seconds) become a link."""
@@ -33,29 +34,18 @@ _PAGE = 100
 
 
 class Dds:
-    """Answers for a fleet.
+    """Answers for what the cloud has.
 
     Args:
-        fleet: The instances there are.
-        nodes: Their nodes' exports, by node id.
+        estate: The instances and their nodes' exports.
         rules: How the cloud behaves.
         iam: Says which tokens are good.
         clock: The cloud's.
         sign: Makes links.
     """
 
-    def __init__(
-        self,
-        fleet: Sequence[SandboxInstance],
-        nodes: Mapping[str, NodeExports],
-        *,
-        rules: CloudRules,
-        iam: Iam,
-        clock: CloudClock,
-        sign: Sign,
-    ) -> None:
-        self._fleet = {instance.id: instance for instance in fleet}
-        self._nodes = nodes
+    def __init__(self, estate: Estate, *, rules: CloudRules, iam: Iam, clock: CloudClock, sign: Sign) -> None:
+        self._estate = estate
         self._rules = rules
         self._iam = iam
         self._clock = clock
@@ -64,40 +54,42 @@ class Dds:
 
     async def instances(self, request: web.Request) -> web.Response:
         """Answer ``GET /v3/{project}/instances``: newest first, in pages."""
-        self._admit(request)
+        await self._admit(request)
         offset = _number(request, "offset", default=0, allowed=range(10**9), code="DBS.280440")
         limit = _number(request, "limit", default=_PAGE, allowed=range(1, _PAGE + 1), code="DBS.280439")
-        found = sorted(filter(wanted(request.query), self._fleet.values()), key=lambda one: one.created, reverse=True)
-        page = [told(instance) for instance in found[offset : offset + limit]]
-        return self._reply({"instances": page, "total_count": len(found)})
+        most = min(limit, self._faults.short_pages) if self._faults.short_pages > 0 else limit
+        found = list(filter(wanted(request.query), self._estate.listed()))
+        page = [told(instance) for instance in found[offset : offset + most]]
+        return self._reply({"instances": page, "total_count": len(found) + self._faults.total_count_off})
 
-    async def errorlog_download(self, request: web.Request) -> web.Response:
-        """Answer ``POST …/errorlog-download``."""
+    async def download(self, request: web.Request, *, kind: LogKind) -> web.Response:
+        """Answer ``POST …/errorlog-download`` or its like for another kind."""
         if self._faults.drop_api > 0:
             self._faults.drop_api -= 1
             await hang_up(request)
         if error := take(self._faults.api_errors):
             raise ordered(error)
-        self._admit(request)
-        nodes = self._instance_nodes(request.match_info["instance"])
+        await self._admit(request)
+        nodes = self._instance_nodes(request.match_info["instance"], kind)
         asked = await _asked(request)
         chosen = _chosen(nodes, asked.get("node_id_list"))
         names = _names(nodes, asked.get("file_name_list"))
         request_exports(chosen, now=self._clock.now(), fresh_for=self._clock.scaled(self._rules.fresh_for))
         return self._reply(self._report(chosen, names))
 
-    def _admit(self, request: web.Request) -> None:
-        self._iam.require(request)
-        if request.match_info["project"] != self._rules.project_id:
+    async def _admit(self, request: web.Request) -> None:
+        await self._iam.require(request)
+        project = request.match_info["project"]
+        if project != self._rules.project_id or self._iam.project_of(request) not in {None, project}:
             raise dds_refusal(400, "DBS.200010", "The tenant and the instance do not match.")
 
-    def _instance_nodes(self, instance_id: str) -> list[NodeExports]:
+    def _instance_nodes(self, instance_id: str, kind: LogKind) -> list[NodeExports]:
         if not _INSTANCE_ID.fullmatch(instance_id):
             raise dds_refusal(400, "DBS.280404", "The instance ID is invalid.")
-        instance = self._fleet.get(instance_id)
+        instance = self._estate.find(instance_id)
         if instance is None:
             raise dds_refusal(404, "DBS.200002", "The DB instance does not exist.")
-        return [self._nodes[node.id] for node in instance.nodes]
+        return self._estate.exports(instance, kind)
 
     def _report(self, nodes: Sequence[NodeExports], names: Sequence[str]) -> dict[str, Any]:
         """Give the reply: all links in it are signed now, so they end together."""

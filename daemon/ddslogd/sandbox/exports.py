@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING
 
-from ddslogd.sandbox.mongod import NodeLog
+from ddslogd.sandbox import mongod, slowquery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddslogd.sandbox.clock import CloudClock
     from ddslogd.sandbox.fleet import SandboxNode
+    from ddslogd.sandbox.kinds import Kind, LogKind
     from ddslogd.sandbox.objects import ObjectStore
 
 
@@ -58,12 +59,12 @@ class CloudRules:
     Attributes:
         project_id: Begins every file's name.
         window: Bytes of the newest log that a file holds.
-        lines_per_second: Of each node, by the clock.
+        lines_per_second: Of each node, by the clock; a kind of log has its share of it.
         backlog: How much log there is before the start.
         takes: Seconds an export needs, from and to.
         fresh_for: How long files are served before a call makes new ones.
         link_life: Of a link, from the reply on.
-        keep: Exports of a node whose objects are kept.
+        keep: Exports of a node and kind whose objects are kept.
         seed: Decides the lines and how long each export takes.
     """
 
@@ -79,12 +80,20 @@ class CloudRules:
 
 
 class NodeExports:
-    """One node: its log, the export under way and the file there is."""
+    """One kind of log of one node: the log, the export under way and the file there is."""
 
     def __init__(
-        self, node: SandboxNode, log: NodeLog, rules: CloudRules, *, store: ObjectStore, clock: CloudClock
+        self,
+        node: SandboxNode,
+        kind: Kind,
+        log: mongod.NodeLog,
+        *,
+        rules: CloudRules,
+        store: ObjectStore,
+        clock: CloudClock,
     ) -> None:
         self.node = node
+        self.kind = kind
         self.log = log
         self.run: Run | None = None
         self.file: ExportedFile | None = None
@@ -94,7 +103,7 @@ class NodeExports:
         self._rules = rules
         self._store = store
         self._clock = clock
-        self._random = Random(f"{rules.seed} exports {node.id}")  # noqa: S311 - repeatable on purpose
+        self._random = _random(rules, kind.name, "exports", node)
 
     @property
     def touched(self) -> datetime | None:
@@ -117,7 +126,7 @@ class NodeExports:
         began = _whole_ms(self._clock.now())
         stamp = self._clock.shown(began)
         digits = f"{stamp:%Y%m%d%H%M%S%f}"[:17]
-        name = f"{self._rules.project_id}_{self.node.id}_errorlog_{digits}"
+        name = f"{self._rules.project_id}_{self.node.id}_{self.kind.word}_{digits}"
         takes = self._clock.scaled(timedelta(seconds=self._random.uniform(*self._rules.takes)))
         self.run = Run(name=name, began=began, stamp=stamp, takes=takes)
         self.names.add(name)
@@ -160,10 +169,14 @@ class NodeExports:
         return self.run.began + self.run.takes + self._clock.scaled(timedelta(seconds=extra))
 
 
-def new_log(node: SandboxNode, rules: CloudRules, *, json: bool, now: datetime) -> NodeLog:
-    """Make a node's log: its backlog is due at once."""
-    random = Random(f"{rules.seed} log {node.id}")  # noqa: S311 - repeatable on purpose
-    return NodeLog(random, json=json, begins=now - rules.backlog, rate=rules.lines_per_second)
+def new_log(node: SandboxNode, kind: Kind, rules: CloudRules, *, json: bool, now: datetime) -> mongod.NodeLog:
+    """Make a node's log of a kind: its backlog is due at once."""
+    return mongod.NodeLog(
+        _random(rules, kind.name, "log", node),
+        line=_line(kind.name, json=json),
+        begins=now - rules.backlog,
+        rate=rules.lines_per_second * kind.share,
+    )
 
 
 def request_exports(nodes: Sequence[NodeExports], *, now: datetime, fresh_for: timedelta) -> None:
@@ -179,6 +192,18 @@ def request_exports(nodes: Sequence[NodeExports], *, now: datetime, fresh_for: t
     for node, moment in zip(nodes, touched, strict=True):
         if stale or moment is None:
             node.begin()
+
+
+def _line(kind: LogKind, *, json: bool) -> mongod.Line:
+    match kind:
+        case "error":
+            return mongod.json_line if json else mongod.text_line
+        case "slow":
+            return slowquery.json_line if json else slowquery.text_line
+
+
+def _random(rules: CloudRules, kind: LogKind, use: str, node: SandboxNode) -> Random:
+    return Random(f"{rules.seed} {kind} {use} {node.id}")  # noqa: S311 - repeatable on purpose
 
 
 def _whole_ms(moment: datetime) -> datetime:

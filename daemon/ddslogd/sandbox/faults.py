@@ -45,13 +45,13 @@ class Faults:
         cut_after: The connection is closed after so many bytes of this object's body; Content-Length promised more.
         stall_after: So many bytes of the body come, then nothing until the client goes or the sandbox stops.
         object_errors: Statuses, each with the XML body that fits it.
-        api_errors: Replies to errorlog-download.
+        api_errors: Replies to errorlog-download and slowlog-download.
         login_errors: Replies to a login.
-        drop_api: So many errorlog-download connections are closed without a reply.
+        drop_api: So many of their connections are closed without a reply.
         drop_objects: The same for objects. A client may repeat a GET by itself after that.
         slow_rows: Node (name or id) to extra seconds until its row is ready, divided by the sandbox's speed as every
             time of the cloud; ``math.inf`` is never.
-        failed_rows: Nodes whose export fails.
+        failed_rows: Nodes whose exports fail, of both kinds as with ``slow_rows``.
         bytes_per_second: The pace of an object's body; None for as fast as it goes.
         no_length: An object comes with neither Content-Length nor chunks; the connection's end is its end.
         etag: ``encrypted`` is 32 hex digits that are no MD5, beside the header that says so.
@@ -61,6 +61,9 @@ class Faults:
         page_instead: Content type and body that come with status 200 in place of an object.
         encoding: ``gzip``: the object is stored compressed and served with that Content-Encoding.
         redirect: Locations for a 307 in place of an object.
+        short_pages: The most instances that a page of the list has, whatever limit is asked for; 0 for what is asked
+            for. More may follow a page that is shorter than its limit: only an empty one says that there are no more.
+        total_count_off: What the list's total_count is wrong by; the reference's own example is.
         skew: The cloud's clock minus the true one.
         mangle: The last word on the body of a DDS reply: what it returns is sent, bytes as they are, the rest as JSON.
         link_rewrite: The last word on each link.
@@ -84,6 +87,8 @@ class Faults:
     page_instead: list[tuple[str, bytes]] = field(default_factory=list)
     encoding: str = ""
     redirect: list[str] = field(default_factory=list)
+    short_pages: int = 0
+    total_count_off: int = 0
     skew: timedelta = timedelta(0)
     mangle: Callable[[dict[str, Any]], Any] | None = None
     link_rewrite: Callable[[str], str] | None = None

@@ -8,6 +8,7 @@ from typing import Literal
 
 Mode = Literal["Sharding", "ReplicaSet", "Single"]
 GroupType = Literal["mongos", "shard", "config", "replica", "single"]
+Tags = tuple[tuple[str, str], ...]
 
 _FIRST_JSON = (4, 4)
 
@@ -50,6 +51,7 @@ class SandboxInstance:
         version: Of MongoDB; decides how its nodes write their lines.
         status: As DDS words it: normal, abnormal, frozen …
         created: ISO, without a zone, as DDS writes it.
+        tags: Keys and values; a key comes once.
     """
 
     id: str
@@ -59,6 +61,7 @@ class SandboxInstance:
     groups: tuple[SandboxGroup, ...]
     status: str = "normal"
     created: str = "2026-01-02T03:04:05"
+    tags: Tags = ()
 
     @property
     def nodes(self) -> tuple[SandboxNode, ...]:
@@ -74,33 +77,52 @@ class SandboxInstance:
 Fleet = tuple[SandboxInstance, ...]
 
 
-def single(name: str = "solo", *, version: str = "4.4") -> SandboxInstance:
+def single(name: str = "solo", *, version: str = "4.4", tags: Tags = (), status: str = "normal") -> SandboxInstance:
     """Make an instance of one node."""
-    return _instance(name, "Single", version, (_group(name, "single", "single", ("Primary",)),))
+    groups = (_group(name, "single", "single", ("Primary",)),)
+    return SandboxInstance(
+        id=_id(name, "in02"), name=name, mode="Single", version=version, groups=groups, status=status, tags=tags
+    )
 
 
-def replica_set(name: str = "trio", *, nodes: int = 3, version: str = "4.4") -> SandboxInstance:
+def replica_set(
+    name: str = "trio", *, nodes: int = 3, version: str = "4.4", tags: Tags = (), status: str = "normal"
+) -> SandboxInstance:
     """Make a replica set: one primary, the rest secondaries."""
-    return _instance(name, "ReplicaSet", version, (_group(name, "replica", "replica", _replicas(nodes)),))
+    groups = (_group(name, "replica", "replica", _replicas(nodes)),)
+    return SandboxInstance(
+        id=_id(name, "in02"), name=name, mode="ReplicaSet", version=version, groups=groups, status=status, tags=tags
+    )
 
 
 def cluster(
-    name: str = "cluster", *, mongos: int = 2, shards: int = 2, per_shard: int = 2, version: str = "5.0"
+    name: str = "cluster",
+    *,
+    mongos: int = 2,
+    shards: int = 2,
+    per_shard: int = 2,
+    version: str = "5.0",
+    tags: Tags = (),
+    status: str = "normal",
 ) -> SandboxInstance:
     """Make a sharded cluster; its config group has three nodes."""
     groups = [_group(name, "mongos", "mongos", ("master",) * mongos)]
     groups += [_group(name, "shard", f"shard_{index}", _replicas(per_shard)) for index in range(1, shards + 1)]
     groups.append(_group(name, "config", "config", _replicas(3)))
-    return _instance(name, "Sharding", version, tuple(groups))
+    return SandboxInstance(
+        id=_id(name, "in02"),
+        name=name,
+        mode="Sharding",
+        version=version,
+        groups=tuple(groups),
+        status=status,
+        tags=tags,
+    )
 
 
 def default_fleet() -> Fleet:
     """Make one of each: ``orders`` (replica set), ``events`` (cluster) and ``audit`` (single, text lines)."""
     return (replica_set("orders"), cluster("events"), single("audit", version="4.2"))
-
-
-def _instance(name: str, mode: Mode, version: str, groups: tuple[SandboxGroup, ...]) -> SandboxInstance:
-    return SandboxInstance(id=_id(name, "in02"), name=name, mode=mode, version=version, groups=groups)
 
 
 def _group(instance: str, kind: GroupType, label: str, roles: tuple[str, ...]) -> SandboxGroup:

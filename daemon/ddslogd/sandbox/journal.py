@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REMEMBERED = 10_000
-_ID_HEADERS = {"object": "x-obs-request-id", "login": "X-IAM-Trace-Id", "projects": "X-IAM-Trace-Id"}
+_ID_HEADERS = {
+    "object": "x-obs-request-id",
+    "login": "X-IAM-Trace-Id",
+    "token": "X-IAM-Trace-Id",
+    "projects": "X-IAM-Trace-Id",
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,7 +32,7 @@ class RequestRecord:
     """One request as it came.
 
     Attributes:
-        kind: login, projects, instances, errorlog-download, object, other.
+        kind: login, token, projects, instances, errorlog-download, slowlog-download, object, other.
         path: Without the query.
         headers: As sent, secrets included: it is a sandbox.
         status: Of the reply; 0 where none was begun.

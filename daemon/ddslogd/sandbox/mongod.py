@@ -5,11 +5,14 @@ Since MongoDB 4.4 a line is a JSON object; up to 4.2 it is text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from random import Random
 
-if TYPE_CHECKING:
-    from random import Random
+Line = Callable[[datetime, Random], str]
+"""Writes one line of a log."""
+Saying = tuple[str, str, int, str, str]
+"""Severity, component, id, message, attr."""
 
 # Severity, component, id, message, attr. Braces are doubled since these are format strings. The words are mongod's.
 _SAYINGS = (
@@ -70,22 +73,22 @@ _REPEATED_ONE_IN = 40
 
 
 class NodeLog:
-    """One node's whole error log: it grows with time, by lines at a rate and by what is written to it.
+    """One log of a node, the whole of it: it grows with time, by lines at a rate and by what is written to it.
 
     How often it is asked does not change what it says: each line has its own moment.
 
     Args:
         random: Decides every line.
-        json: JSON lines as MongoDB 4.4 writes them, or text lines as 4.2 does.
+        line: Writes its lines.
         begins: When the first line may come.
         rate: Lines a second on average; 0 for none.
     """
 
-    def __init__(self, random: Random, *, json: bool, begins: datetime, rate: float) -> None:
+    def __init__(self, random: Random, *, line: Line, begins: datetime, rate: float) -> None:
         self.content = bytearray()
         self.until = begins
         self._random = random
-        self._line = _json_line if json else _text_line
+        self._line = line
         self._begins = begins
         self._rate = rate
         self._slot = 0
@@ -114,7 +117,33 @@ class NodeLog:
         return self._begins + timedelta(seconds=(self._slot + self._random.random()) / self._rate)
 
 
-def _said(random: Random) -> tuple[str, str, int, str, str]:
+def json_line(moment: datetime, random: Random) -> str:
+    """Give a line of the error log as MongoDB 4.4 and later write it."""
+    return json_layout(moment, random, _said(random))
+
+
+def text_line(moment: datetime, random: Random) -> str:
+    """Give a line of the error log as MongoDB up to 4.2 writes it."""
+    return text_layout(moment, random, _said(random))
+
+
+def json_layout(moment: datetime, random: Random, saying: Saying) -> str:
+    """Put what is said into a JSON object; ``attr`` is JSON already."""
+    severity, component, number, message, attr = saying
+    return (
+        f'{{"t":{{"$date":"{moment.isoformat(timespec="milliseconds")}"}},"s":"{severity}","c":"{component}",'
+        f'"id":{number},"ctx":"conn{random.randrange(10**5)}","msg":"{message}","attr":{attr}}}\n'
+    )
+
+
+def text_layout(moment: datetime, random: Random, saying: Saying) -> str:
+    """Put what is said into a line of text: the component is padded to eight."""
+    severity, component, _, message, attr = saying
+    time = moment.isoformat(timespec="milliseconds").replace("+00:00", "+0000")
+    return f"{time} {severity} {component:<8} [conn{random.randrange(10**5)}] {message} {attr}\n"
+
+
+def _said(random: Random) -> Saying:
     """Choose what is said, with its numbers filled in."""
     saying = _FATAL if random.randrange(_FATAL_ONE_IN) == 0 else random.choice(_SAYINGS)
     severity, component, number, message, attr = saying
@@ -122,19 +151,3 @@ def _said(random: Random) -> tuple[str, str, int, str, str]:
         a=random.randrange(256), b=random.randrange(256), n=random.randrange(10**6), port=random.randrange(1024, 65536)
     )
     return severity, component, number, message, filled
-
-
-def _json_line(moment: datetime, random: Random) -> str:
-    """Give a line as MongoDB 4.4 and later write it."""
-    severity, component, number, message, attr = _said(random)
-    return (
-        f'{{"t":{{"$date":"{moment.isoformat(timespec="milliseconds")}"}},"s":"{severity}","c":"{component}",'
-        f'"id":{number},"ctx":"conn{random.randrange(10**5)}","msg":"{message}","attr":{attr}}}\n'
-    )
-
-
-def _text_line(moment: datetime, random: Random) -> str:
-    """Give a line as MongoDB up to 4.2 writes it: the component is padded to eight."""
-    severity, component, _, message, attr = _said(random)
-    time = moment.isoformat(timespec="milliseconds").replace("+00:00", "+0000")
-    return f"{time} {severity} {component:<8} [conn{random.randrange(10**5)}] {message} {attr}\n"

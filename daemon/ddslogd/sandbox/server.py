@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
@@ -10,11 +11,13 @@ from aiohttp import web
 from ddslogd.sandbox.clock import CloudClock, utc_now
 from ddslogd.sandbox.dds import Dds
 from ddslogd.sandbox.delivery import Delivery
-from ddslogd.sandbox.exports import CloudRules, NodeExports, new_log
+from ddslogd.sandbox.estate import Estate
+from ddslogd.sandbox.exports import CloudRules
 from ddslogd.sandbox.faults import Faults
 from ddslogd.sandbox.fleet import default_fleet
 from ddslogd.sandbox.iam import Account, Iam
 from ddslogd.sandbox.journal import Journal
+from ddslogd.sandbox.kinds import KINDS, LogKind
 from ddslogd.sandbox.objects import ObjectStore
 from ddslogd.sandbox.replies import gateway_refusal
 
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from ddslogd.sandbox.fleet import SandboxInstance
-    from ddslogd.sandbox.journal import RequestRecord
+    from ddslogd.sandbox.fleet import Fleet, SandboxInstance
+    from ddslogd.sandbox.iam import TokenCheck
+    from ddslogd.sandbox.journal import Handler, RequestRecord
 
 _HOST = "127.0.0.1"
 _DEFAULT_FLEET = default_fleet()
@@ -36,11 +40,11 @@ class Sandbox:
     """A cloud on loopback. It serves between ``start`` and ``stop``, or inside ``async with``.
 
     Args:
-        fleet: The instances it has.
+        fleet: The instances it has at first.
         now: Its only clock; aware.
         speed: Divides every duration of the cloud: exports, freshness, the lives of tokens and links, lockouts.
         window: Bytes of a node's newest log that an export holds.
-        lines_per_second: Of each node, by the clock; 0 where only ``write`` writes.
+        lines_per_second: Of each node, by the clock; a fifth of it in the slow log; 0 where only ``write`` writes.
         backlog: How much log there is before the start.
         seed: Decides the lines and how long each export takes.
         token_life: Before the division.
@@ -49,7 +53,10 @@ class Sandbox:
         faults: What goes wrong; its fields may be changed at any time.
         port: 0 for a free one, which it keeps when it is started again.
         export_takes: Seconds, from and to, before the division.
-        keep_exports: Of each node, whose objects are kept.
+        keep_exports: Of each node and kind of log, whose objects are kept.
+        project_id: Of its only project; None for one of its own.
+        token_check: Says which tokens are good where another identity service issues them; its own are good no more.
+        agency_only: The instances are another domain's: a token for them is got by the agency only.
     """
 
     def __init__(  # noqa: PLR0913 - each is a dial of the cloud with a default, none belongs to another
@@ -69,10 +76,13 @@ class Sandbox:
         port: int = 0,
         export_takes: tuple[float, float] = (8.0, 25.0),
         keep_exports: int = 64,
+        project_id: str | None = None,
+        token_check: TokenCheck | None = None,
+        agency_only: bool = False,
     ) -> None:
-        self.fleet = tuple(fleet)
         self.speed = speed
-        self._account = Account()
+        self._account = Account(project_id=project_id) if project_id else Account()
+        self._account.agency_only = agency_only
         self.rules = CloudRules(
             project_id=self._account.project_id,
             window=window,
@@ -85,10 +95,10 @@ class Sandbox:
             seed=seed,
         )
         self._clock = CloudClock(now, speed=speed, faults=faults or Faults())
-        self._iam = Iam(self._account, self._clock, life=token_life, seed=seed)
+        self._iam = Iam(self._account, self._clock, life=token_life, seed=seed, check=token_check)
         self._store = ObjectStore(self._clock)
         self._journal = Journal(self._clock)
-        self._nodes = self._new_nodes()
+        self._estate = Estate(fleet, rules=self.rules, store=self._store, clock=self._clock)
         self._port = port
         self._runner: web.AppRunner | None = None
 
@@ -176,71 +186,73 @@ class Sandbox:
         """Give how many bytes of objects went to sockets; no headers, no error bodies."""
         return self._journal.bytes_sent
 
+    @property
+    def agency_name(self) -> str:
+        """Give the agency by which the user acts in the other domain."""
+        return self._account.agency_name
+
+    @property
+    def agency_domain_name(self) -> str:
+        """Give the domain that the agency is of; it has the project too, and alone with ``agency_only``."""
+        return self._account.agency_domain_name
+
     def issue_token(self) -> str:
-        """Give a token for the project, as a login would."""
+        """Give a token for the user's own project, as a login would; with ``agency_only`` that is another project."""
         return self._iam.issue()
 
     def revoke_tokens(self) -> None:
         """End every token there is."""
         self._iam.revoke()
 
-    def log_of(self, node_name: str) -> bytes:
-        """Give everything the node has ever written, up to now."""
-        return bytes(self._node(node_name).log.content)
+    @property
+    def fleet(self) -> Fleet:
+        """Give the instances that are there now."""
+        return self._estate.fleet
 
-    def exports_of(self, node_name: str) -> list[bytes]:
+    def add(self, instance: SandboxInstance) -> None:
+        """Put an instance there; one with the same id is changed into it and keeps its logs."""
+        self._estate.add(instance)
+
+    def remove(self, name_or_id: str) -> None:
+        """Take an instance away: to clients it is unknown, to ``log_of`` and its like it is not."""
+        self._estate.remove(name_or_id)
+
+    def log_of(self, node_name: str, kind: LogKind = "error") -> bytes:
+        """Give everything the node has ever written, up to now; KeyError where it has no log of the kind."""
+        return bytes(self._estate.node(node_name, kind).log.content)
+
+    def exports_of(self, node_name: str, kind: LogKind = "error") -> list[bytes]:
         """Give what the node's finished exports held, oldest first; replaced bytes follow those they replaced."""
-        return list(self._node(node_name).contents)
+        return list(self._estate.node(node_name, kind).contents)
 
-    def write(self, node_name: str, data: bytes) -> None:
+    def write(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
         """Append to a node's log."""
-        self._node(node_name).log.content.extend(data)
+        self._estate.node(node_name, kind).log.content.extend(data)
 
-    def replace_object(self, node_name: str, data: bytes) -> None:
+    def replace_object(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
         """Give the node's newest object other bytes and so another ETag, under the same key."""
-        self._node(node_name).replace(data)
+        self._estate.node(node_name, kind).replace(data)
 
     def finish_exports(self) -> None:
         """Bring every export under way to its end, now."""
-        for node in self._nodes.values():
-            node.settle(self._clock.now())
-
-    def _node(self, name: str) -> NodeExports:
-        """Find a node by name or id, as of now."""
-        found = next(node for node in self._nodes.values() if name in {node.node.name, node.node.id})
-        found.advance()
-        return found
-
-    def _new_nodes(self) -> dict[str, NodeExports]:
-        now = self._clock.now()
-        return {
-            node.id: NodeExports(
-                node,
-                new_log(node, self.rules, json=instance.writes_json, now=now),
-                self.rules,
-                store=self._store,
-                clock=self._clock,
-            )
-            for instance in self.fleet
-            for node in instance.nodes
-        }
+        self._estate.settle()
 
     def _sign(self, key: str, expires: int) -> str:
         return self._store.link(self.endpoint, key, expires=expires)
 
     def _application(self) -> web.Application:
-        dds = Dds(self.fleet, self._nodes, rules=self.rules, iam=self._iam, clock=self._clock, sign=self._sign)
+        dds = Dds(self._estate, rules=self.rules, iam=self._iam, clock=self._clock, sign=self._sign)
         delivery = Delivery(self._store, self.faults, self._journal.sent)
+        instance = "/v3/{project}/instances/{instance}"
         # The first route that fits is taken; a bucket fits everything.
-        routes = (
+        routes: tuple[tuple[str, str, str, Handler], ...] = (
             ("POST", "/v3/auth/tokens", "login", self._iam.login),
+            ("GET", "/v3/auth/tokens", "token", self._iam.token),
             ("GET", "/v3/projects", "projects", self._iam.projects),
             ("GET", "/v3/{project}/instances", "instances", dds.instances),
-            (
-                "POST",
-                "/v3/{project}/instances/{instance}/errorlog-download",
-                "errorlog-download",
-                dds.errorlog_download,
+            *(
+                ("POST", f"{instance}/{kind.call}", kind.call, partial(dds.download, kind=name))
+                for name, kind in KINDS.items()
             ),
             ("*", "/v3/{path:.*}", "other", _no_such_api),
             ("*", "/{bucket}/{key:.+}", "object", delivery.serve),
