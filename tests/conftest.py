@@ -84,13 +84,18 @@ class Bed:
         self.changes.append((old, new))
 
     @property
-    def settings(self) -> config.Settings:
+    def text(self) -> str:
+        """Give the configuration's text."""
         text = configuration(self.sandbox, directory=self.directory, state=self.state)
         text = text.replace("calls_per_minute: 60", "calls_per_minute: 12000")  # the budget runs by real time
         for old, new in self.changes:
             assert old in text
             text = text.replace(old, new)
-        return config.parse(text, "test").settings
+        return text
+
+    @property
+    def settings(self) -> config.Settings:
+        return config.parse(self.text, "test").settings
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Service]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from ddslogd import config
 from ddslogd.discovery import judge, objection
 from ddslogd.models import Every, ListedInstance, LogKind, Node
+from ddslogd.operate.progress import Silent
+from ddslogd.sandbox import replica_set, single
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from conftest import Bed
     from ddslogd.discovery import Verdict
+    from ddslogd.models import CycleReport
+    from ddslogd.service import Service
 
 CLOUDS = """\
 clouds:
@@ -132,3 +141,177 @@ def test_a_name_that_an_entry_gives_to_another_is_told_apart_too() -> None:
 
 def test_an_instance_without_a_name_is_called_by_its_id() -> None:
     assert names(judge(settings("{discover: {}, cloud: eu}"), {"eu": [listed("", 0x1 << 96)]})) == ["00000001"]
+
+
+# --- against the sandbox ----------------------------------------------------------------------------------------------
+
+
+def discovering(bed: Bed, rule: str = "{}") -> None:
+    """Let an entry that discovers stand in the place of those that name instances."""
+    text = bed.text
+    bed.set(text[text.index("instances:\n") :], f"instances:\n  - discover: {rule}\n")
+
+
+async def fleet(service: Service) -> list[str]:
+    return sorted(instance.name for instance in await service.fleet())
+
+
+async def test_what_the_cloud_lists_is_collected(bed: Bed) -> None:
+    async with bed.cloud(fleet=(single("one"), single("two"), single("three"))) as sandbox:
+        for name in ("one", "two", "three"):
+            sandbox.write(f"{name}_single_node_1", f"{name}\n".encode())
+        discovering(bed, "{include: [t*]}")
+        async with bed.open() as service:
+            await service.once(await service.fleet())
+
+        assert sorted(bed.contents()) == [b"three\n", b"two\n"]
+
+
+async def test_more_instances_than_a_page_holds_are_all_seen(bed: Bed) -> None:
+    """Three pages for 250; the short last one ends the list."""
+    async with bed.cloud(fleet=tuple(single(f"one{number:03}") for number in range(250))) as sandbox:
+        discovering(bed)
+        async with bed.open() as service:
+            names = await fleet(service)
+
+        assert (len(names), sandbox.calls["instances"]) == (250, 3)
+
+
+async def test_pages_that_are_shorter_than_asked_for_hide_nothing(bed: Bed) -> None:
+    async with bed.cloud(fleet=tuple(single(f"one{number:03}") for number in range(25))) as sandbox:
+        sandbox.faults.short_pages = 10
+        discovering(bed)
+        async with bed.open() as service:
+            assert len(await fleet(service)) == 25
+
+
+@pytest.mark.parametrize("off", [-3, 3])
+async def test_a_total_that_is_wrong_is_a_hint_only(bed: Bed, off: int) -> None:
+    async with bed.cloud(fleet=tuple(single(f"one{number:03}") for number in range(5))) as sandbox:
+        sandbox.faults.total_count_off = off
+        discovering(bed)
+        async with bed.open() as service:
+            assert len(await fleet(service)) == 5
+
+
+async def test_a_new_instance_begins_with_the_next_refresh_and_is_told(bed: Bed) -> None:
+    async with bed.cloud(fleet=(single("one"),)) as sandbox:
+        discovering(bed)
+        async with bed.open() as service:
+            await service.fleet()
+            sandbox.add(single("two"))
+            with structlog.testing.capture_logs() as events:
+                names = await fleet(service)
+
+        told = [event["instance"] for event in events if event["event"] == "instance.appeared"]
+        assert (names, told) == (["one", "two"], ["two"])
+
+
+async def test_an_instance_is_gone_after_two_refreshes_without_it(bed: Bed) -> None:
+    async with bed.cloud(fleet=(single("one"), single("two"))) as sandbox:
+        discovering(bed)
+        async with bed.open() as service:
+            await service.fleet()
+            sandbox.remove("two")
+            with structlog.testing.capture_logs() as events:
+                names = [await fleet(service) for _ in range(3)]
+
+        told = [event["instance"] for event in events if event["event"] == "instance.disappeared"]
+        assert (names, told) == ([["one", "two"], ["one"], ["one"]], ["two"])
+
+
+async def test_an_instance_that_comes_back_in_time_was_never_gone(bed: Bed) -> None:
+    async with bed.cloud(fleet=(single("one"), single("two"))) as sandbox:
+        discovering(bed)
+        async with bed.open() as service:
+            await service.fleet()
+            sandbox.remove("two")
+            await service.fleet()
+            sandbox.add(single("two"))
+            await service.fleet()
+            sandbox.remove("two")
+
+            assert await fleet(service) == ["one", "two"]
+
+
+async def test_a_cloud_that_does_not_answer_changes_nothing(bed: Bed) -> None:
+    async with bed.cloud(fleet=(single("one"), single("two"))) as sandbox:
+        discovering(bed)
+        async with bed.open() as service:
+            await service.fleet()
+            await sandbox.stop()
+            with structlog.testing.capture_logs() as events:
+                names = [await fleet(service) for _ in range(3)]
+            await sandbox.start()
+
+        told = [event["event"] for event in events if event["event"].startswith("discovery.")]
+        assert (names, told) == ([["one", "two"]] * 3, ["discovery.failed"] * 3)
+
+
+async def test_the_nodes_of_what_is_collected_stand_in_the_ledger(bed: Bed) -> None:
+    async with bed.cloud(fleet=(replica_set("solo"),)):
+        discovering(bed)
+        async with bed.open() as service:
+            await service.fleet()
+
+        with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db:
+            rows = db.execute("SELECT name, type, role FROM nodes ORDER BY name").fetchall()
+        roles = ["Primary", "Secondary", "Secondary"]
+        assert rows == [(f"solo_replica_node_{n + 1}", "replica", role) for n, role in enumerate(roles)]
+
+
+async def test_a_node_that_exports_leave_out_is_warned_of(bed: Bed) -> None:
+    async with bed.cloud(fleet=(replica_set("solo"),)) as sandbox:
+        left_out = sandbox.fleet[0].nodes[1].name
+
+        def without(reply: dict[str, Any]) -> dict[str, Any]:
+            if "list" in reply:
+                reply["list"] = [row for row in reply["list"] if row["node_name"] != left_out]
+            return reply
+
+        sandbox.faults.mangle = without
+        discovering(bed)
+        with structlog.testing.capture_logs() as events:
+            async with bed.open() as service:
+                instances = await service.fleet()
+                for _ in range(4):
+                    await service.once(instances)
+
+        assert [event["node"] for event in events if event["event"] == "node.left_out"] == [left_out]
+
+
+async def test_the_daemon_takes_up_what_appears_and_drops_what_disappears(bed: Bed) -> None:
+    """The service as it runs: a refresh every 15 minutes of policy time, and the fleet of the scheduler after it."""
+    async with bed.cloud(fleet=(single("one"),)) as sandbox:
+        discovering(bed)
+        reports = Reports()
+        bed.progress = reports
+        async with bed.open() as service:
+            serving = asyncio.create_task(service.serve())
+            await reports.until("one")
+            sandbox.add(single("two"))
+            await reports.until("two")
+            sandbox.remove("one")
+            await reports.until("two", times=8)
+            reports.names.clear()
+            await reports.until("two", times=3)
+            serving.cancel()
+            await asyncio.wait([serving])
+
+        assert set(reports.names) == {"two"}
+
+
+class Reports(Silent):
+    """Remembers whose cycles ended."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def cycled(self, report: CycleReport) -> None:
+        self.names.append(report.instance)
+
+    async def until(self, name: str, *, times: int = 1) -> None:
+        seen = self.names.count(name)
+        async with asyncio.timeout(20):
+            while self.names.count(name) < seen + times:
+                await asyncio.sleep(0)

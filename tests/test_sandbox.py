@@ -509,6 +509,19 @@ async def test_a_garbled_token_cannot_be_read(client: Client) -> None:
     assert (await client.post(SOLO)).json["error_code"] == "APIGW.0301"
 
 
+async def test_another_identity_service_may_have_the_only_word_on_tokens(session: aiohttp.ClientSession) -> None:
+    async def is_theirs(token: str) -> bool:
+        return token == "theirs"
+
+    async with Sandbox(fleet=[SOLO], project_id="their-project", token_check=is_theirs) as sandbox:
+        client = Client(sandbox, session)
+        own = await client.post(SOLO)
+        client.token = "theirs"
+        theirs = await client.post(SOLO, project="their-project")
+
+    assert (own.status, own.json["error_code"], theirs.status) == (401, "APIGW.0307", 200)
+
+
 async def test_a_wrong_password_is_refused_in_the_shape_of_iam(client: Client) -> None:
     reply = await client.login(password="wrong")
 
