@@ -101,7 +101,11 @@ async def test_once_exits_1_where_something_failed_and_says_what(cloud: Sandbox,
     ended = await ddslogd("once", "-c", config, token=cloud.issue_token())
 
     failed = [line for line in ended.out.splitlines() if line.startswith("failed")]
-    assert (ended.status, len(failed), "trio/trio_replica_node_2: the cloud could not prepare" in failed[0]) == (
+    assert (
+        ended.status,
+        len(failed),
+        "trio/trio_replica_node_2 (error log): the cloud could not prepare" in failed[0],
+    ) == (
         1,
         1,
         True,

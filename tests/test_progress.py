@@ -39,8 +39,8 @@ def text(console: Console) -> str:
     ("outcome", "expected"),
     [
         (Stored(snapshot=SNAPSHOT, fetched=1), "stored     snapshots/orders/n/x.log (1.5 MB)\n"),
-        (Unchanged(file=FILE), "unchanged  orders/n[1]: nothing new since the last export\n"),
-        (Superseded(file=FILE), "superseded orders/n[1]: a newer export is fetched instead\n"),
+        (Unchanged(file=FILE), "unchanged  orders/n[1] (error log): nothing new since the last export\n"),
+        (Superseded(file=FILE), "superseded orders/n[1] (error log): a newer export is fetched instead\n"),
         (Failed(node="n", file_name="f", reason="r", kind="k"), ""),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_cycle_is_told_with_each_failure_and_its_sum() -> None:
     )
 
     assert text(shown).splitlines() == [
-        "failed     orders/n2: cut",
+        "failed     orders/n2 (error log): cut",
         "failed     orders: the cloud is busy",
         "cycle      orders: partial, 1 stored (1.5 MB), 0 unchanged, 1 failed in 2.5 s",
     ]

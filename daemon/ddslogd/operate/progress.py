@@ -56,16 +56,20 @@ class Lines(Silent):
             case Stored(snapshot=snapshot):
                 self._print(f"stored     {snapshot.path} ({decimal(snapshot.size)})")
             case Unchanged():
-                self._print(f"unchanged  {file.instance}/{file.node}: nothing new since the last export")
+                self._print(
+                    f"unchanged  {file.instance}/{file.node} ({file.log} log): nothing new since the last export"
+                )
             case Superseded():
-                self._print(f"superseded {file.instance}/{file.node}: a newer export is fetched instead")
+                self._print(
+                    f"superseded {file.instance}/{file.node} ({file.log} log): a newer export is fetched instead"
+                )
             case Failed():
                 pass  # told with the cycle, beside the files that never had a link
 
     def cycled(self, report: CycleReport) -> None:
         """Print what failed, and the cycle's sum."""
         for failed in report.failures:
-            self._print(f"failed     {report.instance}/{failed.node}: {failed.reason}")
+            self._print(f"failed     {report.instance}/{failed.node} ({failed.log} log): {failed.reason}")
         if report.error:
             self._print(f"failed     {report.instance}: {report.error}")
         took_s = (report.finished_at - report.started_at).total_seconds()
