@@ -22,14 +22,14 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 0: the vocabulary.
     {"errors", "models"},
     # Floor 1: pure.
-    {"cloud.wire", "cloud.links", "cloud.regions", "storage.layout"},
+    {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout"},
     {"pacing", "shared", "operate.log", "operate.progress"},
     {"values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget"},
-    {"cloud.identity", "cloud.credentials", "cloud.api", "storage.part"},
-    {"storage.store", "storage.database"},
+    {"cloud.identity", "cloud.metadata", "cloud.credentials", "storage.part"},
+    {"cloud.api", "cloud.tokens", "cloud.keys", "storage.store", "storage.database"},
     {"storage.ledger"},
     {"storage.recovery"},
     # Floor 3: one export, one file.

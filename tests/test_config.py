@@ -68,6 +68,9 @@ def several(*instances: str, clouds: str = CLOUD) -> str:
     return clouds + "instances:\n" + "".join(f"  - {{{text}}}\n" for text in instances)
 
 
+AUTH = "clouds.eu.auth"
+HTTPS = "must begin with https://"
+METHODS = "token, password, access_key or metadata"
 BY_NAME = "look-up by name comes in a later version"
 TWO_CLOUDS = CLOUD + "  otc: {endpoint: https://dds.x.eu, project_id: p, auth: {method: token, token: {env: X}}}\n"
 
@@ -462,9 +465,30 @@ def test_a_cloud_is_looked_at_value_by_value(text: str, expected: list[str]) -> 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (auth("{method: tokn}"), ["f:1:58: clouds.eu.auth.method: must be token or password (did you mean token?)"]),
-        (auth("{method: access_key, key: x}"), ["f:1:58: clouds.eu.auth.method: access_key comes in a later version"]),
-        (auth("{method: metadata}"), ["f:1:58: clouds.eu.auth.method: metadata comes in a later version"]),
+        (auth("{method: tokn}"), [f"f:1:58: clouds.eu.auth.method: must be {METHODS} (did you mean token?)"]),
+        (
+            auth("{method: access_key}", "proxy: null"),
+            [
+                "f:1:10: clouds.eu.project_id: is missing: method access_key needs it, or project_name",
+                "f:1:43: clouds.eu.auth.access_key: is missing",
+                "f:1:43: clouds.eu.auth.secret_key: is missing",
+            ],
+        ),
+        (auth("{method: access_key, access_key: AK, secret_key: {env: X}}"), []),
+        (auth("{method: access_key, access_key: {env: X}, secret_key: {env: X}}", "project_name: n"), []),
+        (auth("{method: access_key, access_key: AK, secret_key: {env: X}, security_token: {file: /t}}"), []),
+        (
+            auth("{method: metadata}", "proxy: null"),
+            ["f:1:10: clouds.eu.project_id: is missing: method metadata needs it, or project_name"],
+        ),
+        (auth("{method: metadata}"), []),
+        (auth("{method: metadata, address: http://127.0.0.1:8080}"), []),
+        (auth("{method: metadata, address: https://metadata.example.com}"), []),
+        (auth("{method: metadata, address: 'http://[fe80::a9fe:a9fe]'}"), []),
+        (
+            auth("{method: metadata, address: http://10.0.0.1}"),
+            [f"f:1:77: {AUTH}.address: {HTTPS}; plain http is for loopback and link-local addresses only"],
+        ),
         (auth("{token: {env: X}}"), ["f:1:43: clouds.eu.auth.method: is missing"]),
         (
             auth("{method: token, token: {env: X}}", "project_name: eu"),
@@ -493,6 +517,12 @@ def test_a_method_says_what_it_needs(text: str, expected: list[str]) -> None:
     assert expected == complaints_about(text)
 
 
+def test_the_metadata_service_is_where_every_cloud_has_it() -> None:
+    settings = config.parse(auth("{method: metadata}"), "f").settings
+
+    assert getattr(settings.clouds["eu"].auth, "address", None) == "http://169.254.169.254"
+
+
 REFERENCE = "give {env: NAME}, {file: /path} or {credential: NAME}"
 
 
@@ -516,6 +546,7 @@ REFERENCE = "give {env: NAME}, {file: /path} or {credential: NAME}"
             "f:1:85: clouds.eu.auth.token.credential: must be the name of a systemd credential",
         ),
         (f"{{env: X}}, {SECRET}: 1", "f:1:82: clouds.eu.auth: unknown key"),
+        (f"{{env: X}}, access_key: {SECRET}", "f:1:82: clouds.eu.auth.access_key: unknown key"),
         ("{env: X}, tokn: 1", "f:1:82: clouds.eu.auth: unknown key (did you mean token?)"),
         (f"!{SECRET} x", "f:1:72: clouds.eu.auth.token: has a tag (!) that means nothing here, or does not fit"),
         (f"*{SECRET}", "f:1:72: is no YAML: found undefined alias"),
@@ -523,6 +554,30 @@ REFERENCE = "give {env: NAME}, {file: /path} or {credential: NAME}"
 )
 def test_a_secret_in_the_file_is_refused_and_never_repeated(secret: str, expected: str) -> None:
     assert [expected] == complaints_about(auth(f"{{method: token, token: {secret}}}"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (f"access_key: '{SECRET}!'", f"f:1:82: {AUTH}.access_key: must be an access key's id, as the console shows it"),
+        ("access_key: 12345678", f"f:1:82: {AUTH}.access_key: must be text (a number wants quotes)"),
+        (f"access_key: [{SECRET}]", f"f:1:82: {AUTH}.access_key: must be text (a number wants quotes)"),
+        (f"access_key: {{{SECRET}: x}}", f"f:1:82: {AUTH}.access_key: must hold exactly one known key: {REFERENCE}"),
+        ("access_key: {file: x}", f"f:1:89: {AUTH}.access_key.file: must be an absolute path"),
+        (
+            f"access_key: AK, secret_key: {SECRET}",
+            f"f:1:98: {AUTH}.secret_key: a secret must not stand in this file: {REFERENCE}",
+        ),
+        (
+            f"access_key: AK, security_token: {SECRET}",
+            f"f:1:102: {AUTH}.security_token: a secret must not stand in this file: {REFERENCE}",
+        ),
+    ],
+)
+def test_an_access_key_may_be_text_and_its_secrets_may_not(keys: str, expected: str) -> None:
+    rest = "" if "secret_key" in keys else ", secret_key: {env: X}"
+
+    assert [expected] == complaints_about(auth(f"{{method: access_key, {keys}{rest}}}"))
 
 
 @pytest.mark.parametrize(

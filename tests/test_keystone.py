@@ -37,9 +37,7 @@ FLEET = tuple(single(f"one{number}") for number in range(3))
 LIFE_S = 30  # of a token
 LIFETIMES = 3
 PATIENCE_S = 30  # for what takes a cycle or a start
-WRONG_S = (
-    10  # five cycles of three instances: without a cool-down each would log in, and five refusals lock the account
-)
+WRONG_S = 10  # fifteen cycles: without a cool-down each would log in, and five refusals lock the account
 
 ADMIN, ADMIN_PASSWORD = "admin", "made-up-password-of-the-administrator"
 USER, PASSWORD = "collector", "made-up-password"
@@ -101,7 +99,7 @@ class Seen:
         calls: To DDS over the lifetimes, by the status of their answer.
         steady: The daemon's logins over the lifetimes.
         ends: When each of its tokens ended, by its own word.
-        remembered: The password is changed, and DDS takes the old token until its end: IAM allows for half an hour.
+        remembered: The password is changed, and DDS still takes a token that it knows: IAM allows for half an hour of that.
         revoked: It is changed again, and DDS takes no token that Keystone has revoked.
         logins: All of the run.
         exit_status: Of the daemon.

@@ -37,12 +37,14 @@ from ddslogd.pacing import bucket
 from ddslogd.values import (
     SAID_OF_KEY,
     AbsolutePath,
+    AccessKeyId,
     CredentialName,
     CronExpression,
     Duration,
     EnvironmentName,
     HostPattern,
     InstanceId,
+    MetadataAddress,
     Name,
     NodeId,
     Origin,
@@ -80,8 +82,12 @@ _DAY: Final = timedelta(days=1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE_US: Final = 60_000_000
 _AUTH_KEYS: Final = frozenset(
-    {"method", "token", "username", "password", "domain_name", "env", "file", "credential"},
+    {
+        *("method", "token", "username", "password", "domain_name", "access_key", "secret_key", "security_token"),
+        *("address", "env", "file", "credential"),
+    },
 )
+_BY_PROJECT: Final = ("password", "access_key", "metadata")
 Interval = Annotated[Duration, AfterValidator(within(_SECOND, 31 * _DAY))]
 Wait = Annotated[Duration, AfterValidator(within(_INSTANT, _HOUR))]
 Limit = Annotated[Duration, AfterValidator(within(_INSTANT, _DAY))]
@@ -145,11 +151,38 @@ class PasswordAuth(Section):
     """The name of the account that the user belongs to."""
 
 
+def _kind_of_key(raw: object) -> str:
+    return "reference" if isinstance(raw, Mapping | Secret) else "text"
+
+
+class AccessKeyAuth(Section):
+    """An access key, lasting or temporary: requests are signed with it."""
+
+    tagged: ClassVar[str] = "access_key"
+
+    method: Literal["access_key"]
+    access_key: Annotated[
+        Annotated[AccessKeyId, Tag("text")] | Annotated[Secret, Tag("reference")], Discriminator(_kind_of_key)
+    ]
+    """The access key's id, which is no secret; or where it is found."""
+    secret_key: Secret
+    """The secret key that goes with it, read anew for each call."""
+    security_token: Secret | None = None
+    """The security token of a temporary key."""
+
+
+class MetadataAuth(Section):
+    """The keys that a cloud server gets from its metadata service, by the agency that is bound to it."""
+
+    method: Literal["metadata"]
+    address: MetadataAddress = "http://169.254.169.254"
+    """The metadata service; never asked through a proxy."""
+
+
 class Cloud(Section):
     """One account in one region."""
 
     tagged: ClassVar[str] = "auth"
-    later: ClassVar[frozenset[str]] = frozenset({"access_key", "metadata"})
 
     endpoint: Service
     """The DDS service: https, or http on a loopback address."""
@@ -158,8 +191,8 @@ class Cloud(Section):
     project_id: ProjectId | None = None
     """The project's id; method token needs it."""
     project_name: Text | None = None
-    """The project's name, mostly the region's; method password can do with it in place of the id."""
-    auth: Annotated[TokenAuth | PasswordAuth, Field(discriminator="method")]
+    """The project's name, mostly the region's; all methods but token can do with it in place of the id."""
+    auth: Annotated[TokenAuth | PasswordAuth | AccessKeyAuth | MetadataAuth, Field(discriminator="method")]
     """Who ddslogd says it is."""
     calls_per_minute: int = Field(default=60, strict=True, ge=1, le=12_000)
     """The account's budget of calls, retries included."""
@@ -184,8 +217,8 @@ class Cloud(Section):
             yield ("project_id",), "is missing: method token needs it (look-up by name comes in a later version)"
         if method == "password" and "iam_endpoint" in missing:
             yield ("iam_endpoint",), "is missing: method password asks it for tokens"
-        if method == "password" and {"project_id", "project_name"} <= missing:
-            yield ("project_id",), "is missing: method password needs it, or project_name"
+        if method in _BY_PROJECT and {"project_id", "project_name"} <= missing:
+            yield ("project_id",), f"is missing: method {method} needs it, or project_name"
 
 
 class Schedule(Section):

@@ -11,15 +11,17 @@ from urllib.parse import urlsplit
 import structlog
 
 from ddslogd import __version__
-from ddslogd.cloud import links
+from ddslogd.cloud import links, metadata
 from ddslogd.cloud.api import Api
 from ddslogd.cloud.budget import Budget
-from ddslogd.cloud.credentials import Credentials, GivenToken, PasswordLogin
 from ddslogd.cloud.exports import LinkRule
 from ddslogd.cloud.http import REQUEST_TIMEOUT_S, Http, new_session
 from ddslogd.cloud.identity import IdentityService
+from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
+from ddslogd.cloud.metadata import MetadataService
+from ddslogd.cloud.tokens import GivenToken, PasswordLogin
 from ddslogd.collector import Account, Collector
-from ddslogd.config import PasswordAuth, TokenAuth
+from ddslogd.config import AccessKeyAuth, MetadataAuth, PasswordAuth, TokenAuth
 from ddslogd.discovery import Discovery, judge
 from ddslogd.errors import StorageError
 from ddslogd.operate.progress import Silent
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from datetime import datetime
 
+    from ddslogd.cloud.credentials import Credentials
     from ddslogd.config import Cloud, Settings
     from ddslogd.discovery import Verdict
     from ddslogd.models import CycleReport, Instance, Progress
@@ -208,7 +211,7 @@ class _Builder:
         api = Api(
             endpoint=endpoint,
             http=http,
-            credentials=self._credentials(http, redact),
+            credentials=await self._credentials(http, redact),
             budget=self._budget(self._name, cloud.calls_per_minute),
         )
         downloader = Downloader(
@@ -224,7 +227,7 @@ class _Builder:
         rule = LinkRule(hosts=cloud.allowed_link_hosts, plain_http=on_loopback)
         return Account(api=api, downloader=downloader, rule=rule, skew=self._skew)
 
-    def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
+    async def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
         cloud = self._cloud
         match cloud.auth:
             case TokenAuth(token=token):
@@ -243,6 +246,25 @@ class _Builder:
                     clock=self._clock,
                     redact=redact,
                 )
+            case AccessKeyAuth() as auth:
+                return AccessKey(auth, signer=self._signer(http), clock=self._clock, redact=redact)
+            case MetadataAuth(address=address):
+                service = await self._metadata(address, redact)
+                return MetadataKeys(service, signer=self._signer(http), clock=self._clock, redact=redact)
+
+    def _signer(self, http: Http) -> Signer:
+        return Signer(project_id=self._cloud.project_id or "", server_now=http.now)
+
+    async def _metadata(self, address: str, redact: Callable[[str], None]) -> MetadataService:
+        """Reach the metadata service by a session of its own: through no proxy, and with little patience."""
+        session = new_session(
+            ca_file=self._cloud.ca_file,
+            proxy=None,
+            connect_timeout_s=metadata.TIMEOUT_S,
+            read_timeout_s=metadata.TIMEOUT_S,
+        )
+        http = Http(await self._stack.enter_async_context(session), clock=self._clock, skew=Skew())
+        return MetadataService(address=address, http=http, redact=redact)
 
     def _budget(self, name: str, calls_per_minute: int) -> Budget:
         budget = Budget(calls_per_minute=calls_per_minute, clock=self._clock, name=name)

@@ -34,7 +34,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pydantic.json_schema import JsonSchemaValue
 
@@ -186,6 +186,15 @@ def service_of(text: str) -> str:
     return origin
 
 
+def metadata_of(text: str) -> str:
+    """Read the origin of a metadata service: by https, or to an address that no router passes on."""
+    origin = origin_of(text)
+    host = host_of(origin)
+    if origin.startswith("http:") and not _is_loopback(host) and not _is_link_local(host):
+        raise complaint("must begin with https://; plain http is for loopback and link-local addresses only")
+    return origin
+
+
 def host_of(origin: str) -> str:
     """Give the host of an origin in lower case, an IPv6 address without its brackets."""
     match = re.fullmatch(_URL, origin)
@@ -202,6 +211,10 @@ def _is_address(host: str) -> bool:
 
 def _is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def _is_link_local(host: str) -> bool:
+    return _is_address(host) and ip_address(host).is_link_local
 
 
 def domain_of(host: str) -> str:
@@ -292,6 +305,10 @@ InstanceId = Annotated[
 NodeId = Annotated[str, Matching(r"[0-9a-f]{32}no[0-9]{2}", "a node's id: 32 digits from 0-9 and a-f, then no02")]
 ProjectId = Annotated[str, Matching(r"[0-9A-Za-z_-]{1,64}", "a project's id, as the console shows it")]
 Service = Annotated[str, AfterValidator(service_of), WithJsonSchema({"type": "string", "pattern": f"^{_URL}$"})]
+MetadataAddress = Annotated[
+    str, AfterValidator(metadata_of), WithJsonSchema({"type": "string", "pattern": f"^{_URL}$"})
+]
+AccessKeyId = Annotated[str, Matching(r"[0-9A-Za-z_-]{1,128}", "an access key's id, as the console shows it")]
 Origin = Annotated[str, AfterValidator(origin_of), WithJsonSchema({"type": "string", "pattern": f"^{_URL}$"})]
 HostPattern = Annotated[
     str,
@@ -318,8 +335,6 @@ class Section(BaseModel):
     """The field whose errors carry the name of a variant, which is no key of the file."""
     variants: ClassVar[frozenset[str]] = frozenset()
     """Names of variants that stand in errors' places, and are no keys of the file."""
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Variants of that field that are documented, but not here yet."""
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:  # noqa: ARG003 - sections with rules use it
@@ -356,7 +371,7 @@ class Section(BaseModel):
         elif error["type"] == "extra_forbidden":
             told = complaint(f"unknown key{guess(loc[-1], cls.model_fields)}", SAID_OF_KEY)
         else:
-            told = complaint(_words(error, cls.later))
+            told = complaint(_words(error))
         if loc[-1:] == ("[key]",):
             loc, told = loc[:-1], complaint(told.message(), SAID_OF_KEY)
         return InitErrorDetails(type=told, loc=loc, input=None)
@@ -379,7 +394,7 @@ def _is_echo(error: ErrorDetails) -> bool:
     return error["type"] == "too_short" and bool(error["input"])
 
 
-def _words(error: ErrorDetails, later: Collection[str]) -> str:
+def _words(error: ErrorDetails) -> str:
     """Say in the operator's words what pydantic found."""
     context = error.get("ctx", {})
     match error["type"]:
@@ -391,10 +406,8 @@ def _words(error: ErrorDetails, later: Collection[str]) -> str:
             return f"must be at least {context['ge']}"
         case "less_than_equal":
             return f"must be at most {context['le']}"
-        case "union_tag_invalid" if context["tag"] in later:
-            return f"{context['tag']} comes in a later version"
         case "union_tag_invalid":
             known = context["expected_tags"].replace("'", "").split(", ")
-            return f"must be {' or '.join(known)}{guess(context['tag'], known)}"
+            return f"must be {', '.join(known[:-1])} or {known[-1]}{guess(context['tag'], known)}"
         case kind:
             return _WORDS.get(kind, error["msg"])

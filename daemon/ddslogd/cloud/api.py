@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import stamina
 import structlog
 
-from ddslogd.cloud import wire
+from ddslogd.cloud import signing, wire
 from ddslogd.cloud.budget import IN_PROGRESS
+from ddslogd.cloud.credentials import Request, Trial
 from ddslogd.errors import CloudError, CredentialsRefused, Throttled, Unavailable
 from ddslogd.pacing import full_jitter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
     from ddslogd.cloud.budget import Budget
-    from ddslogd.cloud.credentials import Credentials
+    from ddslogd.cloud.credentials import Credentials, Proof
     from ddslogd.cloud.http import Http, Reply
     from ddslogd.models import ExportReply, Instance, ListedInstance, ListPage, LogKind
 
@@ -43,6 +44,7 @@ class Api:
         self._http = http
         self._credentials = credentials
         self._budget = budget
+        self._trial = Trial()
 
     def now(self) -> datetime:
         """Give the time by the cloud's clock: expiry is judged by it."""
@@ -110,36 +112,49 @@ class Api:
         raise AssertionError  # stamina raises the last error itself
 
     async def _authenticated(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
-        """Make the call; where a new token may help, once more with one."""
-        headers = await self._credentials.headers()
-        try:
-            return await self._once(method, path, body, headers, urgency=urgency)
-        except CloudError as exc:
-            sure = isinstance(exc, CredentialsRefused)
-            if not wire.may_be_old_token(exc):
-                raise
-            if not await self._credentials.renew(headers, sure=sure):
-                if sure:
-                    await self._credentials.give_up(headers)
-                raise
-        headers = await self._credentials.headers()
-        try:
-            return await self._once(method, path, body, headers, urgency=urgency)
-        except CredentialsRefused:
-            await self._credentials.give_up(headers)
-            raise
+        """Make the call; where other credentials may help, once more with them."""
+        url = signing.wire_url(self._endpoint + path(await self._credentials.project_id()))
+        request = Request(method=method, url=url, headers=wire.JSON_HEADERS, body=body)
+        first = await self._credentials.authenticate(request)
+        async with self._trial.of(first.secret):
+            proof, answer = await self._once(request, urgency=urgency)
+            if isinstance(answer, CloudError) and await self._renewed(proof, answer):
+                proof, answer = await self._once(request, urgency=urgency)
+            if isinstance(answer, CredentialsRefused):
+                await self._credentials.give_up(proof)
+        if isinstance(answer, CloudError):
+            raise answer
+        return answer
 
-    async def _once(
-        self, method: str, path: Callable[[str], str], body: bytes, headers: Mapping[str, str], *, urgency: float
-    ) -> Reply:
-        url = self._endpoint + path(await self._credentials.project_id())
-        async with self._budget.call(urgency):
-            reply = await self._http.call(method, url, headers={**wire.JSON_HEADERS, **headers}, body=body)
-            if reply.status == 200:  # noqa: PLR2004  # also while the export is created. dds_api_0096
-                return reply
-            error = wire.read_error(reply.status, reply.headers, reply.body, now=self._http.now())
-            if isinstance(error, Throttled):
-                asked = THROTTLED_WAIT_S if error.retry_after_s is None else error.retry_after_s
-                self._budget.pause(min(asked, LONGEST_RETRY_AFTER_S))
-            log.debug("api.refused", method=method, status=reply.status, code=error.code, request_id=error.request_id)
-            raise error
+    async def _renewed(self, proof: Proof, error: CloudError) -> bool:
+        return await self._credentials.renew(proof, sure=isinstance(error, CredentialsRefused))
+
+    async def _once(self, request: Request, *, urgency: float) -> tuple[Proof, Reply | CloudError]:
+        """Make the call in its turn; give what came of it where that is a reply, or where a new proof may help."""
+        proof = None
+        try:
+            async with self._budget.call(urgency):
+                proof = await self._credentials.authenticate(request)  # no sooner: a signature ages
+                reply = await self._send(request, proof)
+        except CloudError as exc:
+            if isinstance(exc, CredentialsRefused):
+                self._trial.refused()
+            if proof is None or not wire.may_be_old_token(exc):
+                raise
+            return proof, exc
+        self._trial.accepted(proof.secret)
+        return proof, reply
+
+    async def _send(self, request: Request, proof: Proof) -> Reply:
+        headers = {**request.headers, **proof.headers}
+        reply = await self._http.call(request.method, request.url, headers=headers, body=request.body)
+        if reply.status == 200:  # noqa: PLR2004  # also while the export is created. dds_api_0096
+            return reply
+        error = wire.read_error(reply.status, reply.headers, reply.body, now=self._http.now())
+        if isinstance(error, Throttled):
+            asked = THROTTLED_WAIT_S if error.retry_after_s is None else error.retry_after_s
+            self._budget.pause(min(asked, LONGEST_RETRY_AFTER_S))
+        log.debug(
+            "api.refused", method=request.method, status=reply.status, code=error.code, request_id=error.request_id
+        )
+        raise error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiolimiter import AsyncLimiter
 
-from ddslogd.errors import CloudError, Unavailable
+from ddslogd.errors import CloudError, CredentialsRefused, Unavailable
 from ddslogd.pacing import bucket
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class Budget:
             yield
             answered = True
         except CloudError as exc:
-            answered = exc.status != 0
+            # Who is refused without a call (status 0) has learned nothing of the account.
+            answered = None if isinstance(exc, CredentialsRefused) and not exc.status else exc.status != 0
             raise
         finally:
             self._circuit.left(answered=answered)

@@ -1,64 +1,108 @@
-"""How a request says who we are: headers from a token that is given, or from a login that is renewed.
+"""How a request says who we are: what every way to do so offers, and what they share.
 
-An account locks after some failed logins (IAM: five in 15 minutes), so a refused login is not repeated until a
-cool-down is over or the operator has put another secret in its place.
+An account locks after some failures (IAM: five logins in 15 minutes, five signatures in a row), so what was refused is
+not repeated until a cool-down is over or the operator has put another secret in its place; and what nothing has
+accepted yet is tried by one call at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from ddslogd.cloud import wire
-from ddslogd.errors import CloudError, CredentialsRefused, Unavailable
-from ddslogd.shared import Shared
+from ddslogd.errors import CredentialsRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import AsyncIterator, Hashable, Mapping
+    from datetime import timedelta
 
-    from ddslogd.cloud.http import Reply
-    from ddslogd.cloud.identity import IdentityService
-    from ddslogd.config import PasswordAuth, Secret
+    from ddslogd.config import Secret
     from ddslogd.pacing import Clock
 
 log = structlog.get_logger()
 
-TOKEN_COOL_DOWN = timedelta(minutes=5)
-PASSWORD_COOL_DOWN = timedelta(minutes=15)  # as long as IAM locks a user by default. OTC login policy
-RENEW_BEFORE = timedelta(minutes=30)  # or a fifth of the token's life, where that is less
-YOUNG = timedelta(minutes=5)  # a token of that age is not the reason of a missing right
-TOKEN_HEADER = "X-Auth-Token"  # noqa: S105  # a header's name
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is going to be sent; a signature covers all of it.
+
+    Attributes:
+        url: In the form that ``signing.wire_url`` gives.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What says of one request who sends it.
+
+    Attributes:
+        headers: To be added to the request's own.
+        secret: What they were made with: equal for all requests that are accepted or refused alike.
+    """
+
+    headers: Mapping[str, str] = field(repr=False)
+    secret: Hashable = field(repr=False)
 
 
 class Credentials(Protocol):
     """Says who we are, on a request."""
 
-    async def headers(self) -> Mapping[str, str]:
-        """Give the headers that authenticate a request.
+    async def authenticate(self, request: Request) -> Proof:
+        """Give what authenticates a request, to be sent at once: a signature ages.
 
         Raises:
             CredentialsRefused: They were refused, and it is too early to try again.
-            Unavailable: The identity service gave no answer.
+            Unavailable: Whoever issues them gave no answer.
         """
 
     async def project_id(self) -> str:
-        """Give the project the credentials are for; raises as ``headers`` does."""
+        """Give the project the credentials are for; raises as ``authenticate`` does."""
 
-    async def renew(self, refused: Mapping[str, str], *, sure: bool) -> bool:
-        """Put others in the place of refused headers; tell whether one more call is worth it.
+    async def renew(self, refused: Proof, *, sure: bool) -> bool:
+        """Put another in the place of a refused proof; tell whether one more call is worth it.
 
         ``sure`` is False where the cloud spoke of a missing right, which an old token only may be the reason of.
         """
 
-    async def give_up(self, refused: Mapping[str, str]) -> None:
-        """Hear that new headers were refused as well: begin a cool-down."""
+    async def give_up(self, refused: Proof) -> None:
+        """Hear that the new proof was refused as well: begin a cool-down."""
+
+
+class Trial:
+    """Lets one call at a time use a secret that no call has proven yet; the others wait for how it goes."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()
+        self._proven: Hashable = None
+
+    @asynccontextmanager
+    async def of(self, secret: Hashable) -> AsyncIterator[None]:
+        """Wait for a turn with this secret; none is needed once it is proven."""
+        async with AsyncExitStack() as stack:
+            if secret != self._proven:
+                await stack.enter_async_context(self._one)
+            if secret == self._proven:
+                await stack.aclose()  # another call has proven it meanwhile: those behind need not wait for this one
+            yield
+
+    def accepted(self, secret: Hashable) -> None:
+        """Hear that the cloud knows who we are."""
+        self._proven = secret
+
+    def refused(self) -> None:
+        """Hear that it does not, or not any more."""
+        self._proven = None
 
 
 def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> str:
@@ -91,170 +135,28 @@ def _credential(name: str, environ: Mapping[str, str]) -> Path:
     return Path(directory) / name
 
 
-class GivenToken:
-    """A token that somebody else obtains and puts where the configuration says; read anew for each call."""
-
-    def __init__(self, secret: Secret, *, project_id: str, clock: Clock, redact: Callable[[str], None]) -> None:
-        self._secret = secret
-        self._project_id = project_id
-        self._redact = redact
-        self._refusal = _Refusal(clock, TOKEN_COOL_DOWN)
-
-    async def headers(self) -> Mapping[str, str]:
-        """Give the token's header, unless this very token was refused a short while ago."""
-        token = await self._read()
-        self._refusal.check(token)
-        return {TOKEN_HEADER: token}
-
-    async def project_id(self) -> str:
-        """Give the configured project."""
-        return self._project_id
-
-    async def renew(self, refused: Mapping[str, str], *, sure: bool) -> bool:  # noqa: ARG002  # any new token will do
-        """Look whether another token has been put in place meanwhile."""
-        return await self._read() != refused[TOKEN_HEADER]
-
-    async def give_up(self, refused: Mapping[str, str]) -> None:
-        """Begin the cool-down of this token."""
-        self._refusal.note(refused[TOKEN_HEADER], "the cloud does not accept the token: put a new one in its place")
-
-    async def _read(self) -> str:
-        token = await asyncio.to_thread(read_secret, self._secret)
-        self._redact(token)
-        return token
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Token:
-    text: str = field(repr=False)
-    project_id: str
-    begun_at: datetime
-    ends_at: datetime
-    renew_at: datetime
-
-
-class PasswordLogin:
-    """A user's password, exchanged for a token that everybody shares and that is renewed before it ends."""
-
-    def __init__(
-        self,
-        auth: PasswordAuth,
-        *,
-        identity: IdentityService,
-        project: tuple[str, str],
-        server_now: Callable[[], datetime],
-        clock: Clock,
-        redact: Callable[[str], None],
-    ) -> None:
-        """Prepare the login.
-
-        Args:
-            auth: User, domain, and where the password is.
-            identity: Exchanges the password for a token.
-            project: Id and name of the project; either may be empty.
-            server_now: The time by the cloud's clock, which a token's end is judged by.
-            clock: For the cool-down.
-            redact: Hears every secret, so that none is printed.
-        """
-        self._auth = auth
-        self._identity = identity
-        self._project = project
-        self._now = server_now
-        self._redact = redact
-        self._token: _Token | None = None
-        self._login = Shared(self._log_in, name=f"login of {auth.username}")
-        self._refusal = _Refusal(clock, PASSWORD_COOL_DOWN)
-
-    async def headers(self) -> Mapping[str, str]:
-        """Give the shared token's header, logging in first where there is none or its end is near."""
-        return {TOKEN_HEADER: (await self._current()).text}
-
-    async def project_id(self) -> str:
-        """Give the project of the token, as the identity service names it."""
-        return (await self._current()).project_id
-
-    async def renew(self, refused: Mapping[str, str], *, sure: bool) -> bool:
-        """Drop the refused token, once for all who used it, so that the next call logs in."""
-        token = self._token
-        if token is None or token.text != refused[TOKEN_HEADER]:
-            return True  # somebody has renewed it already
-        if not sure and self._now() - token.begun_at < YOUNG:
-            return False
-        self._token = None
-        return True
-
-    async def give_up(self, refused: Mapping[str, str]) -> None:
-        """Begin the cool-down of this password: never more than two logins in a row."""
-        if self._token is not None and self._token.text == refused[TOKEN_HEADER]:
-            self._token = None
-        password = await asyncio.to_thread(read_secret, self._auth.password)
-        self._refusal.note(
-            password, "the cloud accepts the login but not the token it gave: check region, project and rights"
-        )
-
-    async def _current(self) -> _Token:
-        token = self._token
-        if token is not None and self._now() < token.renew_at:
-            return token
-        try:
-            return await self._login()
-        except (Unavailable, CredentialsRefused):
-            now = self._now()
-            if token is None or now >= token.ends_at:
-                raise
-            self._token = replace(token, renew_at=now + (token.ends_at - now) / 4)  # it still serves
-            return self._token
-
-    async def _log_in(self) -> _Token:
-        password = await asyncio.to_thread(read_secret, self._auth.password)
-        self._redact(password)
-        self._refusal.check(password)
-        project_id, project_name = self._project
-        body = wire.password_login(
-            user=self._auth.username,
-            password=password,
-            domain=self._auth.domain_name,
-            project_id=project_id,
-            project_name=project_name,
-        )
-        try:
-            reply = await self._identity.login(body)
-        except Unavailable:
-            raise
-        except CloudError as exc:
-            self._refusal.note(password, f"the login of {self._auth.username} was refused: {exc}")
-            raise CredentialsRefused(f"the login of {self._auth.username} was refused: {exc}") from exc
-        self._token = self._read_token(reply)
-        log.info("login.done", user=self._auth.username, ends_at=self._token.ends_at.isoformat())
-        return self._token
-
-    def _read_token(self, reply: Reply) -> _Token:
-        text = reply.headers.get(wire.SUBJECT_TOKEN, "")
-        self._redact(text)
-        ends_at, project_id = wire.read_token(reply.body, request_id=reply.request_id)
-        if not text:
-            raise Unavailable("the login's reply holds no token", status=reply.status, request_id=reply.request_id)
-        now = self._now()
-        renew_at = ends_at - min(RENEW_BEFORE, (ends_at - now) / 5)
-        return _Token(text=text, project_id=project_id, begun_at=now, ends_at=ends_at, renew_at=renew_at)
-
-
-class _Refusal:
+class Refusal:
     """Remembers a secret that was refused, until the cool-down is over or another one is there."""
 
     def __init__(self, clock: Clock, cool_down: timedelta) -> None:
         self._clock = clock
         self._cool_down = cool_down
-        self._secret = ""
+        self._secret: Hashable = None
         self._reason = ""
         self._until = clock.now()
 
-    def note(self, secret: str, reason: str) -> None:
+    def note(self, secret: Hashable, reason: str) -> None:
+        """Begin the cool-down of a secret, and say why."""
         self._secret, self._reason = secret, reason
         self._until = self._clock.now() + self._cool_down
         log.error("credentials.refused", reason=reason, not_tried_before=self._until.isoformat(timespec="seconds"))
 
-    def check(self, secret: str) -> None:
+    def check(self, secret: Hashable) -> None:
+        """Pass, unless this very secret cools down.
+
+        Raises:
+            CredentialsRefused: It does.
+        """
         if secret == self._secret and self._clock.now() < self._until:
             until = self._until.isoformat(timespec="seconds")
             raise CredentialsRefused(f"{self._reason}; not tried again before {until}, or with another secret")

@@ -70,7 +70,7 @@ class Http:
         target = URL(url, encoded=True)
         try:
             async with self._session.request(
-                method, target, headers=headers, data=body, allow_redirects=False
+                method, target, headers=headers, data=body or None, allow_redirects=False
             ) as response:
                 self._skew.observe(response.headers.get("Date", ""), self._clock.now())
                 content = await response.content.read(MAX_BODY + 1)

@@ -64,6 +64,10 @@ class Faults:
         short_pages: The most instances that a page of the list has, whatever limit is asked for; 0 for what is asked
             for. More may follow a page that is shorter than its limit: only an empty one says that there are no more.
         total_count_off: What the list's total_count is wrong by; the reference's own example is.
+        metadata_v1_only: The metadata service knows no tokens.
+        metadata_errors: Statuses of the metadata service, for tokens and keys alike.
+        metadata_mangle: The last word on the metadata service's keys: what it returns is sent.
+        no_agency: The cloud server has no agency, so the metadata service has no keys for it.
         skew: The cloud's clock minus the true one.
         mangle: The last word on the body of a DDS reply: what it returns is sent, bytes as they are, the rest as JSON.
         link_rewrite: The last word on each link.
@@ -89,6 +93,10 @@ class Faults:
     redirect: list[str] = field(default_factory=list)
     short_pages: int = 0
     total_count_off: int = 0
+    metadata_v1_only: bool = False
+    metadata_errors: list[int] = field(default_factory=list)
+    metadata_mangle: Callable[[dict[str, Any]], bytes] | None = None
+    no_agency: bool = False
     skew: timedelta = timedelta(0)
     mangle: Callable[[dict[str, Any]], Any] | None = None
     link_rewrite: Callable[[str], str] | None = None

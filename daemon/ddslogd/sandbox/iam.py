@@ -17,6 +17,7 @@ from ddslogd.sandbox.replies import gateway_refusal, iam_refusal, json_reply, or
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from ddslogd.sandbox.accesskeys import AccessKeys
     from ddslogd.sandbox.clock import CloudClock
 
 TokenCheck = Callable[[str], Awaitable[bool]]
@@ -72,6 +73,7 @@ class Iam:
 
     Args:
         account: The only user there is.
+        keys: Judges requests that are signed.
         clock: The cloud's.
         life: Of a token, before it is divided by the speed.
         seed: Makes its tokens differ from another sandbox's.
@@ -79,9 +81,17 @@ class Iam:
     """
 
     def __init__(
-        self, account: Account, clock: CloudClock, *, life: timedelta, seed: int, check: TokenCheck | None = None
+        self,
+        account: Account,
+        keys: AccessKeys,
+        clock: CloudClock,
+        *,
+        life: timedelta,
+        seed: int,
+        check: TokenCheck | None = None,
     ) -> None:
         self._account = account
+        self._keys = keys
         self._clock = clock
         self._life = life
         self._seed = seed
@@ -108,7 +118,10 @@ class Iam:
         self._tokens = {token: replace(held, expires=now) for token, held in self._tokens.items()}
 
     async def require(self, request: web.Request, *, scoped: bool = True) -> None:
-        """Refuse a request without a good token, as the gateway does."""
+        """Refuse a request without a good token or signature, as the gateway does."""
+        if self._keys.signed(request):
+            await self._keys.require(request)
+            return
         token = request.headers.get("X-Auth-Token")
         if token is None:
             raise gateway_refusal(401, "APIGW.0301", "Incorrect IAM authentication information: x-auth-token not found")

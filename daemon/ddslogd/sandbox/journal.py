@@ -32,7 +32,8 @@ class RequestRecord:
     """One request as it came.
 
     Attributes:
-        kind: login, token, projects, instances, errorlog-download, slowlog-download, object, other.
+        kind: login, token, projects, instances, errorlog-download, slowlog-download, object,
+            metadata-token, securitykey, other.
         path: Without the query.
         headers: As sent, secrets included: it is a sandbox.
         status: Of the reply; 0 where none was begun.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from ddslogd.sandbox.accesskeys import AccessKeys
 from ddslogd.sandbox.clock import CloudClock, utc_now
 from ddslogd.sandbox.dds import Dds
 from ddslogd.sandbox.delivery import Delivery
@@ -18,6 +19,7 @@ from ddslogd.sandbox.fleet import default_fleet
 from ddslogd.sandbox.iam import Account, Iam
 from ddslogd.sandbox.journal import Journal
 from ddslogd.sandbox.kinds import KINDS, LogKind
+from ddslogd.sandbox.metadata import KEY_LIFE, Metadata
 from ddslogd.sandbox.objects import ObjectStore
 from ddslogd.sandbox.replies import gateway_refusal
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from ddslogd.sandbox.accesskeys import TemporaryKey
     from ddslogd.sandbox.fleet import Fleet, SandboxInstance
     from ddslogd.sandbox.iam import TokenCheck
     from ddslogd.sandbox.journal import Handler, RequestRecord
@@ -95,7 +98,9 @@ class Sandbox:
             seed=seed,
         )
         self._clock = CloudClock(now, speed=speed, faults=faults or Faults())
-        self._iam = Iam(self._account, self._clock, life=token_life, seed=seed, check=token_check)
+        self._keys = AccessKeys(self._account.project_id, self._clock, seed=seed)
+        self._metadata = Metadata(self._keys, self._clock)
+        self._iam = Iam(self._account, self._keys, self._clock, life=token_life, seed=seed, check=token_check)
         self._store = ObjectStore(self._clock)
         self._journal = Journal(self._clock)
         self._estate = Estate(fleet, rules=self.rules, store=self._store, clock=self._clock)
@@ -138,6 +143,11 @@ class Sandbox:
         return self.endpoint
 
     @property
+    def metadata_endpoint(self) -> str:
+        """Give where the metadata service is."""
+        return self.endpoint
+
+    @property
     def faults(self) -> Faults:
         """Give what goes wrong: set its fields."""
         return self._clock.faults
@@ -170,6 +180,24 @@ class Sandbox:
     @password.setter
     def password(self, password: str) -> None:
         self._account.password = password
+
+    @property
+    def access_key(self) -> str:
+        """Give the only user's lasting access key; to set it is to change it."""
+        return self._keys.access
+
+    @access_key.setter
+    def access_key(self, access_key: str) -> None:
+        self._keys.access = access_key
+
+    @property
+    def secret_key(self) -> str:
+        """Give the secret key that goes with it; to set it is to change it."""
+        return self._keys.secret
+
+    @secret_key.setter
+    def secret_key(self, secret_key: str) -> None:
+        self._keys.secret = secret_key
 
     @property
     def calls(self) -> Counter[str]:
@@ -217,6 +245,14 @@ class Sandbox:
         """Take an instance away: to clients it is unknown, to ``log_of`` and its like it is not."""
         self._estate.remove(name_or_id)
 
+    def issue_key(self, life: timedelta = KEY_LIFE) -> TemporaryKey:
+        """Give a temporary access key, as IAM's call for security tokens would."""
+        return self._keys.issue(life)
+
+    def revoke_keys(self) -> None:
+        """End every temporary key there is; the metadata service has another one then."""
+        self._metadata.revoke()
+
     def log_of(self, node_name: str, kind: LogKind = "error") -> bytes:
         """Give everything the node has ever written, up to now; KeyError where it has no log of the kind."""
         return bytes(self._estate.node(node_name, kind).log.content)
@@ -254,6 +290,8 @@ class Sandbox:
                 ("POST", f"{instance}/{kind.call}", kind.call, partial(dds.download, kind=name))
                 for name, kind in KINDS.items()
             ),
+            ("PUT", "/meta-data/latest/api/token", "metadata-token", self._metadata.token),
+            ("GET", "/openstack/latest/securitykey", "securitykey", self._metadata.security_key),
             ("*", "/v3/{path:.*}", "other", _no_such_api),
             ("*", "/{bucket}/{key:.+}", "object", delivery.serve),
         )
