@@ -1,19 +1,24 @@
 # make demo     see it work, against a cloud on loopback    make test   lint, types and tests
 # make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
 # make lock     renew .ci/requirements.lock                 make clean  remove what make made
+# make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+KEYSTONE := .venv-keystone
 
-.PHONY: demo test torture lint schema lock clean
+.PHONY: demo test test-keystone torture lint schema lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
 
 test: lint
 	$(BIN)/pytest -q
+
+test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
+	$(BIN)/pytest -q -m slow tests/test_keystone.py
 
 torture: $(INSTALLED)
 	$(BIN)/pytest -q -m slow tests/test_torture.py
@@ -32,10 +37,15 @@ $(INSTALLED): pyproject.toml .ci/requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+$(KEYSTONE)/.installed: .ci/keystone.txt
+	$(PYTHON) -m venv $(KEYSTONE)
+	$(KEYSTONE)/bin/pip install --quiet --disable-pip-version-check -r .ci/keystone.txt
+	touch $@
+
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev --extra speed --upgrade pyproject.toml -o .ci/requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(KEYSTONE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
