@@ -28,8 +28,9 @@ LAYERS: tuple[set[str], ...] = (
     {"config"},
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget"},
-    {"cloud.identity", "cloud.metadata", "cloud.credentials", "storage.part"},
-    {"cloud.api", "cloud.tokens", "cloud.keys", "storage.store", "storage.database"},
+    {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.part"},
+    {"cloud.identity", "storage.store", "storage.database"},
+    {"cloud.api", "cloud.tokens", "cloud.keys"},
     {"storage.ledger"},
     {"storage.recovery"},
     # Floor 3: one export, one file.

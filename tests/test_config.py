@@ -71,7 +71,6 @@ def several(*instances: str, clouds: str = CLOUD) -> str:
 AUTH = "clouds.eu.auth"
 HTTPS = "must begin with https://"
 METHODS = "token, password, access_key or metadata"
-BY_NAME = "look-up by name comes in a later version"
 TWO_CLOUDS = CLOUD + "  otc: {endpoint: https://dds.x.eu, project_id: p, auth: {method: token, token: {env: X}}}\n"
 
 
@@ -331,7 +330,7 @@ def test_aliases_that_multiply_are_refused() -> None:
         ),
         (
             "clouds:\n  eu:\n    project_id: p\n" + INSTANCES,
-            ["f:2:3: clouds.eu.auth: is missing", "f:2:3: clouds.eu.endpoint: is missing"],
+            ["f:2:3: clouds.eu.auth: is missing", "f:2:3: clouds.eu.endpoint: is missing: set it, or region"],
         ),
         (several("name: a"), ["f:7:5: instances[0].id: is missing"]),
         (
@@ -469,17 +468,39 @@ def test_a_cloud_is_looked_at_value_by_value(text: str, expected: list[str]) -> 
         (
             auth("{method: access_key}", "proxy: null"),
             [
-                "f:1:10: clouds.eu.project_id: is missing: method access_key needs it, or project_name",
+                "f:1:10: clouds.eu.project_id: is missing: method access_key needs it, or project_name or region",
                 "f:1:43: clouds.eu.auth.access_key: is missing",
                 "f:1:43: clouds.eu.auth.secret_key: is missing",
             ],
         ),
         (auth("{method: access_key, access_key: AK, secret_key: {env: X}}"), []),
-        (auth("{method: access_key, access_key: {env: X}, secret_key: {env: X}}", "project_name: n"), []),
+        (
+            auth("{method: access_key, access_key: {env: X}, secret_key: {env: X}}", "project_name: n"),
+            ["f:1:10: clouds.eu.project_id: is missing: set it, or iam_endpoint or region, to look it up"],
+        ),
+        (
+            auth(
+                "{method: access_key, access_key: {env: X}, secret_key: {env: X}}",
+                "project_name: n, iam_endpoint: https://iam.example.com",
+            ),
+            [],
+        ),
+        (auth("{method: token, token: {env: X}}", "iam_endpoint: https://iam.example.com"), []),
+        (auth("{method: token, token: {env: X}}", "region: eu-de"), []),
+        (
+            auth("{method: token, token: {env: X}}", "region: eu-dee"),
+            [
+                (
+                    "f:1:91: clouds.eu.region: 'eu-dee' is not known (did you mean eu-de?): "
+                    "set endpoint and iam_endpoint beside it"
+                )
+            ],
+        ),
+        (auth("{method: token, token: {env: X}}", "region: mars-1, iam_endpoint: https://iam.example.com"), []),
         (auth("{method: access_key, access_key: AK, secret_key: {env: X}, security_token: {file: /t}}"), []),
         (
             auth("{method: metadata}", "proxy: null"),
-            ["f:1:10: clouds.eu.project_id: is missing: method metadata needs it, or project_name"],
+            ["f:1:10: clouds.eu.project_id: is missing: method metadata needs it, or project_name or region"],
         ),
         (auth("{method: metadata}"), []),
         (auth("{method: metadata, address: http://127.0.0.1:8080}"), []),
@@ -492,13 +513,13 @@ def test_a_cloud_is_looked_at_value_by_value(text: str, expected: list[str]) -> 
         (auth("{token: {env: X}}"), ["f:1:43: clouds.eu.auth.method: is missing"]),
         (
             auth("{method: token, token: {env: X}}", "project_name: eu"),
-            [f"f:1:10: clouds.eu.project_id: is missing: method token needs it ({BY_NAME})"],
+            ["f:1:10: clouds.eu.project_id: is missing: set it, or iam_endpoint or region, to look it up"],
         ),
         (
             auth("{method: password}", "proxy: null"),
             [
                 "f:1:10: clouds.eu.iam_endpoint: is missing: method password asks it for tokens",
-                "f:1:10: clouds.eu.project_id: is missing: method password needs it, or project_name",
+                "f:1:10: clouds.eu.project_id: is missing: method password needs it, or project_name or region",
                 "f:1:43: clouds.eu.auth.domain_name: is missing",
                 "f:1:43: clouds.eu.auth.password: is missing",
                 "f:1:43: clouds.eu.auth.username: is missing",
@@ -785,7 +806,7 @@ unheard: 2
 
     assert complaints_about(text) == [
         "f:2:3: clouds.eu.iam_endpoint: is missing: method password asks it for tokens",
-        "f:2:3: clouds.eu.project_id: is missing: method password needs it, or project_name",
+        "f:2:3: clouds.eu.project_id: is missing: method password needs it, or project_name or region",
         "f:3:15: clouds.eu.endpoint: must be text (a number wants quotes)",
         "f:4:23: clouds.eu.calls_per_minute: must be a whole number",
         "f:5:5: clouds.eu.auth.domain_name: is missing",
@@ -838,3 +859,40 @@ def test_settings_can_be_built_in_python_too() -> None:
 
     with pytest.raises(ValueError, match=re.escape("is the id of instances[0] too")):
         config.Settings(clouds={"eu": eu}, instances=twins)
+
+
+REGION = """\
+clouds:
+  eu:
+    region: {region}{more}
+    auth: {{method: token, token: {{env: X}}}}
+instances:
+  - id: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaain02
+"""
+
+
+@pytest.mark.parametrize(
+    ("region", "more", "dds", "iam", "hosts"),
+    [
+        (
+            "eu-west-101",
+            "",
+            "https://dds.eu-west-101.myhuaweicloud.eu",
+            "https://iam.eu-west-101.myhuaweicloud.eu",
+            ("*.myhuaweicloud.eu",),
+        ),
+        (
+            "eu-de",
+            "\n    endpoint: https://dds.example.com:8443/",
+            "https://dds.example.com:8443",
+            "https://iam.eu-de.otc.t-systems.com",
+            ("*.example.com",),
+        ),
+    ],
+)
+def test_a_region_fills_in_the_endpoints_and_a_full_address_wins(
+    region: str, more: str, dds: str, iam: str, hosts: tuple[str, ...]
+) -> None:
+    cloud = config.parse(REGION.format(region=region, more=more), "f").settings.clouds["eu"]
+
+    assert (cloud.dds_endpoint, cloud.identity_endpoint, cloud.allowed_link_hosts) == (dds, iam, hosts)

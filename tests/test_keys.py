@@ -14,8 +14,10 @@ from ddslogd.cloud.api import Api
 from ddslogd.cloud.budget import Budget
 from ddslogd.cloud.credentials import Request
 from ddslogd.cloud.http import Http, new_session
+from ddslogd.cloud.identity import IdentityService
 from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
 from ddslogd.cloud.metadata import MetadataService
+from ddslogd.cloud.wire import ProjectName
 from ddslogd.config import AccessKeyAuth, Secret
 from ddslogd.models import CycleOutcome, LogKind
 from ddslogd.pacing import Skew
@@ -88,8 +90,10 @@ async def call(  # a call without the daemon around it
     budget = budget or Budget(calls_per_minute=12_000, clock=clock, name="test")
     async with new_session(ca_file=None, proxy=None, connect_timeout_s=5, read_timeout_s=5) as session:
         http = Http(session, clock=clock, skew=Skew())
-        signer = Signer(project_id=sandbox.project_id, server_now=http.now)
-        keys = AccessKey(auth, signer=signer, clock=clock, redact=redact)
+        project = ProjectName(id=sandbox.project_id, name="", domain="")
+        identity = IdentityService(endpoint=sandbox.iam_endpoint, http=http, budget=budget)
+        signer = Signer(server_now=http.now)
+        keys = AccessKey(auth, project=project, identity=identity, signer=signer, clock=clock, redact=redact)
         api = Api(endpoint=sandbox.endpoint, http=http, credentials=keys, budget=budget)
         await api.export(instance, LogKind.ERROR, urgency=0.0)
     budget.close()
@@ -448,9 +452,16 @@ async def test_who_hears_later_that_keys_died_takes_those_that_are_there(server:
     request = Request(method="GET", url=server.endpoint, headers={}, body=b"")
     async with new_session(ca_file=None, proxy=None, connect_timeout_s=5, read_timeout_s=5) as session:
         http = Http(session, clock=clock, skew=Skew())
+        budget = Budget(calls_per_minute=12_000, clock=clock, name="test")
         service = MetadataService(address=server.metadata_endpoint, http=http, redact=lambda _: None)
-        signer = Signer(project_id=server.project_id, server_now=http.now)
-        keys = MetadataKeys(service, signer=signer, clock=clock, redact=lambda _: None)
+        keys = MetadataKeys(
+            service,
+            project=ProjectName(id=server.project_id, name="", domain=""),
+            identity=IdentityService(endpoint=server.iam_endpoint, http=http, budget=budget),
+            signer=Signer(server_now=http.now),
+            clock=clock,
+            redact=lambda _: None,
+        )
         died = await keys.authenticate(request)
         server.revoke_keys()
         renewed = [await keys.renew(died, sure=True) for _ in range(3)]

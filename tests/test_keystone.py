@@ -99,7 +99,7 @@ class Seen:
         calls: To DDS over the lifetimes, by the status of their answer.
         steady: The daemon's logins over the lifetimes.
         ends: When each of its tokens ended, by its own word.
-        remembered: The password is changed, and DDS still takes a token that it knows: IAM allows for half an hour of that.
+        remembered: The password is changed, and DDS still takes tokens it knows: IAM allows half an hour of that.
         revoked: It is changed again, and DDS takes no token that Keystone has revoked.
         logins: All of the run.
         exit_status: Of the daemon.

@@ -371,11 +371,51 @@ def test_each_kind_of_log_has_its_documented_call(kind: LogKind, call: str) -> N
     [("4711", {"id": "4711"}), ("", {"name": "eu-west-101", "domain": {"name": "acme"}})],
 )
 def test_a_login_is_scoped_to_a_project_by_id_or_else_by_name(project_id: str, project: dict[str, object]) -> None:
-    body = wire.password_login(user="u", password="p", domain="acme", project_id=project_id, project_name="eu-west-101")
+    name = wire.ProjectName(id=project_id, name="eu-west-101", domain="acme")
+    body = wire.password_login(user="u", password="p", domain="acme", project=name)
 
     user = {"name": "u", "password": "p", "domain": {"name": "acme"}}
     identity = {"methods": ["password"], "password": {"user": user}}
     assert json.loads(body) == {"auth": {"identity": identity, "scope": {"project": project}}}
+
+
+def test_a_login_without_a_project_is_for_the_users_own_domain() -> None:
+    body = json.loads(wire.password_login(user="u", password="p", domain="acme", project=None))
+
+    assert body["auth"]["scope"] == {"domain": {"name": "acme"}}
+
+
+def test_an_agency_is_assumed_in_the_account_that_gave_it() -> None:
+    project = wire.ProjectName(id="", name="eu-west-101", domain="customer")
+
+    body = json.loads(wire.agency_login(agency="logs", domain="customer", project=project))
+
+    role = {"agency_name": "logs", "domain_name": "customer"}
+    scope = {"project": {"name": "eu-west-101", "domain": {"name": "customer"}}}
+    assert body == {"auth": {"identity": {"methods": ["assume_role"], "assume_role": role}, "scope": scope}}
+
+
+def test_a_projects_name_is_one_value_of_the_query() -> None:
+    assert wire.projects_path("eu&name=x y") == "/v3/projects?name=eu%26name%3Dx%20y"
+
+
+def projects(*ids: object) -> bytes:
+    return json.dumps({"projects": [{"id": id_, "name": "eu"} for id_ in ids]}).encode()
+
+
+def test_the_only_project_of_a_name_is_the_one() -> None:
+    assert wire.read_project(projects("p1"), "eu") == "p1"
+
+
+@pytest.mark.parametrize("body", [projects(), b"{}", b'{"projects": null}', projects(None), projects("")])
+def test_no_project_of_a_name_is_for_the_operator_to_mend(body: bytes) -> None:
+    with pytest.raises(Gone, match="no project of the name 'eu'"):
+        wire.read_project(body, "eu")
+
+
+def test_several_projects_of_a_name_have_to_be_told_apart_by_the_operator() -> None:
+    with pytest.raises(Rejected, match="2 projects of the name 'eu': set project_id"):
+        wire.read_project(projects("p1", "p2"), "eu")
 
 
 @pytest.mark.parametrize(

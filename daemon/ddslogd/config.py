@@ -31,6 +31,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from ddslogd import yamltree
+from ddslogd.cloud.regions import endpoints, regions
 from ddslogd.errors import Complaint, ConfigError
 from ddslogd.models import Cron, Every, Instance, LogKind
 from ddslogd.pacing import bucket
@@ -84,7 +85,7 @@ _MINUTE_US: Final = 60_000_000
 _AUTH_KEYS: Final = frozenset(
     {
         *("method", "token", "username", "password", "domain_name", "access_key", "secret_key", "security_token"),
-        *("address", "env", "file", "credential"),
+        *("assume_role", "agency_name", "address", "env", "file", "credential"),
     },
 )
 _BY_PROJECT: Final = ("password", "access_key", "metadata")
@@ -139,6 +140,15 @@ class TokenAuth(Section):
     """An IAM token, read anew whenever the cloud refuses the last one."""
 
 
+class AssumeRole(Section):
+    """An agency, by which another account lets the user work in it."""
+
+    agency_name: Text
+    """The agency's name in that account."""
+    domain_name: Text
+    """The name of that account, which owns the instances."""
+
+
 class PasswordAuth(Section):
     """An IAM user's name and password: ddslogd asks IAM for tokens itself."""
 
@@ -149,6 +159,8 @@ class PasswordAuth(Section):
     """The user's password."""
     domain_name: Text
     """The name of the account that the user belongs to."""
+    assume_role: AssumeRole | None = None
+    """Where the instances are another account's: the agency that it has given to the user's."""
 
 
 def _kind_of_key(raw: object) -> str:
@@ -184,14 +196,16 @@ class Cloud(Section):
 
     tagged: ClassVar[str] = "auth"
 
-    endpoint: Service
-    """The DDS service: https, or http on a loopback address."""
+    region: Text | None = None
+    """The region, as eu-west-101: gives the endpoints and the project's name of clouds that are known."""
+    endpoint: Service | None = None
+    """The DDS service: https, or http on a loopback address; default the region's."""
     iam_endpoint: Service | None = None
-    """The IAM service of the same region; method password needs it."""
+    """The IAM service of the same region; default the region's."""
     project_id: ProjectId | None = None
-    """The project's id; method token needs it."""
+    """The project's id; where it is missing, it is looked up."""
     project_name: Text | None = None
-    """The project's name, mostly the region's; all methods but token can do with it in place of the id."""
+    """The project's name, in place of the id; default the region."""
     auth: Annotated[TokenAuth | PasswordAuth | AccessKeyAuth | MetadataAuth, Field(discriminator="method")]
     """Who ddslogd says it is."""
     calls_per_minute: int = Field(default=60, strict=True, ge=1, le=12_000)
@@ -206,19 +220,40 @@ class Cloud(Section):
     @property
     def allowed_link_hosts(self) -> tuple[str, ...]:
         """Give the hosts that links may point to, in lower case: a host itself, or ``*.`` and a domain."""
-        return tuple(host.lower() for host in self.link_hosts) or (domain_of(host_of(self.endpoint)),)
+        return tuple(host.lower() for host in self.link_hosts) or (domain_of(host_of(self.dds_endpoint)),)
+
+    @property
+    def dds_endpoint(self) -> str:
+        """Give the base URL of DDS, without a slash at its end."""
+        known = endpoints(self.region) if self.region else None
+        return (self.endpoint or (known.dds if known else "")).rstrip("/")
+
+    @property
+    def identity_endpoint(self) -> str:
+        """Give the base URL of IAM, without a slash at its end; empty where none is known."""
+        known = endpoints(self.region) if self.region else None
+        return (self.iam_endpoint or (known.iam if known else "")).rstrip("/")
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
-        """Check that the method has what it needs."""
-        missing = {key for key in ("iam_endpoint", "project_id", "project_name") if raw.get(key) is None}
-        method = _given(raw.get("auth"), "method")
-        if method == "token" and "project_id" in missing:
-            yield ("project_id",), "is missing: method token needs it (look-up by name comes in a later version)"
-        if method == "password" and "iam_endpoint" in missing:
+        """Check that the method has what it needs, and where what is missing comes from."""
+        given = {key for key in ("endpoint", "iam_endpoint", "project_id", "project_name") if raw.get(key) is not None}
+        region, method = raw.get("region"), _given(raw.get("auth"), "method")
+        known = isinstance(region, str) and endpoints(region) is not None
+        if "endpoint" not in given and region is None:
+            yield ("endpoint",), "is missing: set it, or region"
+        if isinstance(region, str) and not known and not {"endpoint", "iam_endpoint"} <= given:
+            text = f"{region!r} is not known{guess(region, regions())}: set endpoint and iam_endpoint beside it"
+            yield ("region",), text
+            return
+        named = bool({"project_id", "project_name"} & given) or region is not None
+        asked = "iam_endpoint" in given or known
+        if method == "password" and not asked:
             yield ("iam_endpoint",), "is missing: method password asks it for tokens"
-        if method in _BY_PROJECT and {"project_id", "project_name"} <= missing:
-            yield ("project_id",), f"is missing: method {method} needs it, or project_name"
+        if method in _BY_PROJECT and not named:
+            yield ("project_id",), f"is missing: method {method} needs it, or project_name or region"
+        elif method != "password" and "project_id" not in given and not asked:
+            yield ("project_id",), "is missing: set it, or iam_endpoint or region, to look it up"
 
 
 class Schedule(Section):

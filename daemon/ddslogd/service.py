@@ -20,6 +20,7 @@ from ddslogd.cloud.identity import IdentityService
 from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
 from ddslogd.cloud.metadata import MetadataService
 from ddslogd.cloud.tokens import GivenToken, PasswordLogin
+from ddslogd.cloud.wire import ProjectName
 from ddslogd.collector import Account, Collector
 from ddslogd.config import AccessKeyAuth, MetadataAuth, PasswordAuth, TokenAuth
 from ddslogd.discovery import Discovery, judge
@@ -207,7 +208,7 @@ class _Builder:
         session = await self._stack.enter_async_context(connect(read_timeout_s=REQUEST_TIMEOUT_S))
         store = await self._stack.enter_async_context(connect(read_timeout_s=download.stall_timeout.total_seconds()))
         http = Http(session, clock=self._clock, skew=self._skew)
-        endpoint = cloud.endpoint.rstrip("/")
+        endpoint = cloud.dds_endpoint
         api = Api(
             endpoint=endpoint,
             http=http,
@@ -229,31 +230,49 @@ class _Builder:
 
     async def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
         cloud = self._cloud
+        identity = IdentityService(
+            endpoint=cloud.identity_endpoint,
+            http=http,
+            budget=self._budget(f"{self._name} (logins)", LOGINS_PER_MINUTE),
+        )
+        signer = Signer(server_now=http.now)
         match cloud.auth:
             case TokenAuth(token=token):
-                return GivenToken(token, project_id=cloud.project_id or "", clock=self._clock, redact=redact)
-            case PasswordAuth() as auth:
-                identity = IdentityService(
-                    endpoint=(cloud.iam_endpoint or "").rstrip("/"),
-                    http=http,
-                    budget=self._budget(f"{self._name} (logins)", LOGINS_PER_MINUTE),
+                return GivenToken(
+                    token, project_id=cloud.project_id or "", identity=identity, clock=self._clock, redact=redact
                 )
+            case PasswordAuth() as auth:
+                owner = auth.assume_role or auth
                 return PasswordLogin(
                     auth,
                     identity=identity,
-                    project=(cloud.project_id or "", cloud.project_name or ""),
+                    project=self._project(domain=owner.domain_name),
                     server_now=http.now,
                     clock=self._clock,
                     redact=redact,
                 )
             case AccessKeyAuth() as auth:
-                return AccessKey(auth, signer=self._signer(http), clock=self._clock, redact=redact)
+                return AccessKey(
+                    auth,
+                    project=self._project(),
+                    identity=identity,
+                    signer=signer,
+                    clock=self._clock,
+                    redact=redact,
+                )
             case MetadataAuth(address=address):
-                service = await self._metadata(address, redact)
-                return MetadataKeys(service, signer=self._signer(http), clock=self._clock, redact=redact)
+                return MetadataKeys(
+                    await self._metadata(address, redact),
+                    project=self._project(),
+                    identity=identity,
+                    signer=signer,
+                    clock=self._clock,
+                    redact=redact,
+                )
 
-    def _signer(self, http: Http) -> Signer:
-        return Signer(project_id=self._cloud.project_id or "", server_now=http.now)
+    def _project(self, *, domain: str = "") -> ProjectName:
+        cloud = self._cloud
+        return ProjectName(id=cloud.project_id or "", name=cloud.project_name or cloud.region or "", domain=domain)
 
     async def _metadata(self, address: str, redact: Callable[[str], None]) -> MetadataService:
         """Reach the metadata service by a session of its own: through no proxy, and with little patience."""

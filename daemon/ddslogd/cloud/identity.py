@@ -1,34 +1,67 @@
-"""The identity service's calls: a login is exchanged for a token. They have a budget of their own."""
+"""The identity service's calls: logins, and which project a token or a name stands for. They have their own budget."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddslogd.cloud import wire
+from ddslogd.cloud import signing, wire
+from ddslogd.cloud.budget import IN_PROGRESS
+from ddslogd.cloud.credentials import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
     from ddslogd.cloud.budget import Budget
+    from ddslogd.cloud.credentials import Proof
     from ddslogd.cloud.http import Http, Reply
 
 
 class IdentityService:
-    """The identity service of one cloud (IAM, which speaks Keystone v3)."""
+    """The identity service of one cloud (IAM, which speaks Keystone v3). Nothing is repeated here."""
 
     def __init__(self, *, endpoint: str, http: Http, budget: Budget) -> None:
         self._endpoint = endpoint
         self._http = http
         self._budget = budget
 
-    async def login(self, body: bytes) -> Reply:
-        """Send a login; the reply holds a token.
+    async def login(self, body: bytes, *, headers: Mapping[str, str] | None = None) -> Reply:
+        """Send a login, or a token to be exchanged with its header; the reply holds a token.
 
         Raises:
-            CloudError: One of its kinds; never repeated here, since refused logins lock the account.
+            CloudError: One of its kinds; refused logins lock the account.
         """
-        async with self._budget.call(0.0):
-            reply = await self._http.call(
-                "POST", self._endpoint + wire.TOKEN_PATH, headers=wire.JSON_HEADERS, body=body
-            )
-            if reply.status != 201:  # noqa: PLR2004  # Created is the one answer that holds a token. IAM
+        request = self._request("POST", wire.TOKEN_PATH, body)
+        return await self._send(request, headers or {}, expected=201)  # Created: the one answer that holds a token
+
+    async def project_of_token(self, token: str) -> str:
+        """Ask for which project a token is.
+
+        Raises:
+            CloudError: One of its kinds; CredentialsRefused for a token that is none any more.
+        """
+        request = self._request("GET", wire.TOKEN_INFO_PATH, b"")
+        reply = await self._send(request, {"X-Auth-Token": token, wire.SUBJECT_TOKEN: token}, expected=200)
+        return wire.read_token(reply.body, request_id=reply.request_id)[1]
+
+    async def project_of_name(self, name: str, authenticate: Callable[[Request], Awaitable[Proof]]) -> str:
+        """Ask for the id of the project of a name.
+
+        Raises:
+            CloudError: One of its kinds.
+        """
+        request = self._request("GET", wire.projects_path(name), b"")
+        proof = await authenticate(request)
+        reply = await self._send(request, proof.headers, expected=200)
+        return wire.read_project(reply.body, name, request_id=reply.request_id)
+
+    def _request(self, method: str, path: str, body: bytes) -> Request:
+        url = signing.wire_url(self._endpoint + path)
+        return Request(method=method, url=url, headers=wire.JSON_HEADERS, body=body)
+
+    async def _send(self, request: Request, headers: Mapping[str, str], *, expected: int) -> Reply:
+        async with self._budget.call(IN_PROGRESS):
+            sent = {**request.headers, **headers}
+            reply = await self._http.call(request.method, request.url, headers=sent, body=request.body)
+            if reply.status != expected:
                 raise wire.read_error(reply.status, reply.headers, reply.body, now=self._http.now())
             return reply

@@ -10,15 +10,18 @@ import structlog
 
 from ddslogd.cloud import signing
 from ddslogd.cloud.credentials import Proof, Refusal, read_secret
+from ddslogd.cloud.projects import Project
 from ddslogd.cloud.signing import Keys
 from ddslogd.errors import CredentialsRefused, Unavailable
 from ddslogd.shared import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
+    from ddslogd.cloud import wire
     from ddslogd.cloud.credentials import Request
+    from ddslogd.cloud.identity import IdentityService
     from ddslogd.cloud.metadata import MetadataService, TemporaryKeys
     from ddslogd.config import AccessKeyAuth, Secret
     from ddslogd.pacing import Clock
@@ -32,31 +35,18 @@ REFUSED = "the cloud does not accept the access key: check it, its secret key, t
 
 
 class Signer:
-    """Signs requests for one project.
+    """Signs requests.
 
     Args:
-        project_id: Goes along with each request, signed; empty where none is known.
         server_now: The time by the cloud's clock, which is signed too.
     """
 
-    def __init__(self, *, project_id: str, server_now: Callable[[], datetime]) -> None:
-        self._project_id = project_id
+    def __init__(self, *, server_now: Callable[[], datetime]) -> None:
         self.now = server_now
 
-    @property
-    def project_id(self) -> str:
-        """Give the configured project.
-
-        Raises:
-            CredentialsRefused: There is none.
-        """
-        if not self._project_id:
-            raise CredentialsRefused("project_id is missing: requests are signed for a project")
-        return self._project_id
-
-    def proof(self, request: Request, keys: Keys) -> Proof:
-        """Sign a request as of now."""
-        project = {"X-Project-Id": self._project_id} if self._project_id else {}
+    def proof(self, request: Request, keys: Keys, *, project_id: str) -> Proof:
+        """Sign a request as of now; the project goes along, signed, where there is one."""
+        project = {"X-Project-Id": project_id} if project_id else {}
         signature = signing.sign(
             method=request.method,
             url=request.url,
@@ -75,8 +65,30 @@ class Signer:
 class AccessKey:
     """Keys that somebody puts where the configuration says; read anew for each call."""
 
-    def __init__(self, auth: AccessKeyAuth, *, signer: Signer, clock: Clock, redact: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        auth: AccessKeyAuth,
+        *,
+        project: wire.ProjectName,
+        identity: IdentityService,
+        signer: Signer,
+        clock: Clock,
+        redact: Callable[[str], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            auth: Where the keys are.
+            project: What calls are for; without an id it is looked up by its name.
+            identity: Tells a project's id.
+            signer: Signs with the keys.
+            clock: For the cool-down.
+            redact: Hears every secret, so that none is printed.
+        """
         self._auth = auth
+        self._name = project.name
+        self._identity = identity
+        self._project = Project(project.id, look_up=self._look_up)
         self._signer = signer
         self._redact = redact
         self._refusal = Refusal(clock, KEY_COOL_DOWN)
@@ -85,11 +97,11 @@ class AccessKey:
         """Sign the request, unless these very keys were refused a short while ago."""
         keys = await asyncio.to_thread(self._read)
         self._refusal.check(keys)
-        return self._signer.proof(request, keys)
+        return self._signer.proof(request, keys, project_id=await self._project.id())
 
     async def project_id(self) -> str:
-        """Give the configured project."""
-        return self._signer.project_id
+        """Give the project calls are for."""
+        return await self._project.id()
 
     async def renew(self, refused: Proof, *, sure: bool) -> bool:  # noqa: ARG002  # any other keys will do
         """Look whether other keys have been put in place, or the clock was off, which the reply has corrected."""
@@ -98,6 +110,11 @@ class AccessKey:
     async def give_up(self, refused: Proof) -> None:
         """Begin the cool-down of these keys: a few refusals more would lock them."""
         self._refusal.note(refused.secret, REFUSED)
+
+    async def _look_up(self) -> str:
+        keys = await asyncio.to_thread(self._read)
+        self._refusal.check(keys)
+        return await _project_of_name(self._name, self._identity, self._signer, keys, give_up=self.give_up)
 
     def _read(self) -> Keys:
         auth = self._auth
@@ -125,17 +142,29 @@ class MetadataKeys:
     """A cloud server's own keys, shared by all calls and replaced long before they end."""
 
     def __init__(
-        self, service: MetadataService, *, signer: Signer, clock: Clock, redact: Callable[[str], None]
+        self,
+        service: MetadataService,
+        *,
+        project: wire.ProjectName,
+        identity: IdentityService,
+        signer: Signer,
+        clock: Clock,
+        redact: Callable[[str], None],
     ) -> None:
         """Prepare the keys; none are asked for yet.
 
         Args:
             service: Gives them.
+            project: What calls are for; without an id it is looked up by its name.
+            identity: Tells a project's id.
             signer: Signs with them, and has the cloud's clock, which the keys' end is judged by.
             clock: For the cool-down.
             redact: Hears every secret, so that none is printed.
         """
         self._service = service
+        self._name = project.name
+        self._identity = identity
+        self._project = Project(project.id, look_up=self._look_up)
         self._signer = signer
         self._now = signer.now
         self._redact = redact
@@ -148,11 +177,11 @@ class MetadataKeys:
         """Sign the request with the shared keys, asking for them first where there are none or their end is near."""
         keys = await self._current()
         self._refusal.check(keys)
-        return self._signer.proof(request, keys)
+        return self._signer.proof(request, keys, project_id=await self._project.id())
 
     async def project_id(self) -> str:
-        """Give the configured project."""
-        return self._signer.project_id
+        """Give the project calls are for."""
+        return await self._project.id()
 
     async def renew(self, refused: Proof, *, sure: bool) -> bool:
         """Ask for other keys, once for all whose call was refused."""
@@ -166,6 +195,11 @@ class MetadataKeys:
         """Begin the cool-down of these keys; others that come meanwhile are used."""
         self._refusal.note(refused.secret, f"{REFUSED}; it comes from the metadata service: see its agency's rights")
         self._refresh_at = self._now()
+
+    async def _look_up(self) -> str:
+        keys = await self._current()
+        self._refusal.check(keys)
+        return await _project_of_name(self._name, self._identity, self._signer, keys, give_up=self.give_up)
 
     async def _current(self) -> Keys:
         held, now = self._held, self._now()
@@ -193,3 +227,25 @@ class MetadataKeys:
         if not known:
             log.info("keys.refreshed", access_key=new.keys.access_key, ends_at=new.ends_at.isoformat())
         return new
+
+
+async def _project_of_name(
+    name: str,
+    identity: IdentityService,
+    signer: Signer,
+    keys: Keys,
+    *,
+    give_up: Callable[[Proof], Awaitable[None]],
+) -> str:
+    """Ask the identity service for a project's id; keys that it refuses rest, as after any other call."""
+    proofs: list[Proof] = []
+
+    async def authenticate(request: Request) -> Proof:
+        proofs.append(signer.proof(request, keys, project_id=""))
+        return proofs[-1]
+
+    try:
+        return await identity.project_of_name(name, authenticate)
+    except CredentialsRefused:
+        await give_up(proofs[-1])
+        raise

@@ -11,6 +11,7 @@ import structlog
 
 from ddslogd.cloud import wire
 from ddslogd.cloud.credentials import Proof, Refusal, read_secret
+from ddslogd.cloud.projects import Project
 from ddslogd.errors import CloudError, CredentialsRefused, Unavailable
 from ddslogd.shared import Shared
 
@@ -36,9 +37,27 @@ TOKEN_HEADER = "X-Auth-Token"  # noqa: S105  # a header's name
 class GivenToken:
     """A token that somebody else obtains and puts where the configuration says; read anew for each call."""
 
-    def __init__(self, secret: Secret, *, project_id: str, clock: Clock, redact: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        secret: Secret,
+        *,
+        project_id: str,
+        identity: IdentityService,
+        clock: Clock,
+        redact: Callable[[str], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            secret: Where the token is.
+            project_id: What it is for; where it is empty, the identity service is asked.
+            identity: Tells what a token is for.
+            clock: For the cool-down.
+            redact: Hears every secret, so that none is printed.
+        """
         self._secret = secret
-        self._project_id = project_id
+        self._identity = identity
+        self._project = Project(project_id, look_up=self._look_up)
         self._redact = redact
         self._refusal = Refusal(clock, TOKEN_COOL_DOWN)
 
@@ -49,8 +68,8 @@ class GivenToken:
         return _proof(token)
 
     async def project_id(self) -> str:
-        """Give the configured project."""
-        return self._project_id
+        """Give the project the token is for."""
+        return await self._project.id()
 
     async def renew(self, refused: Proof, *, sure: bool) -> bool:  # noqa: ARG002  # any new token will do
         """Look whether another token has been put in place meanwhile."""
@@ -59,6 +78,15 @@ class GivenToken:
     async def give_up(self, refused: Proof) -> None:
         """Begin the cool-down of this token."""
         self._refusal.note(refused.secret, "the cloud does not accept the token: put a new one in its place")
+
+    async def _look_up(self) -> str:
+        token = await self._read()
+        self._refusal.check(token)
+        try:
+            return await self._identity.project_of_token(token)
+        except CredentialsRefused:
+            await self.give_up(_proof(token))
+            raise
 
     async def _read(self) -> str:
         token = await asyncio.to_thread(read_secret, self._secret)
@@ -83,7 +111,7 @@ class PasswordLogin:
         auth: PasswordAuth,
         *,
         identity: IdentityService,
-        project: tuple[str, str],
+        project: wire.ProjectName,
         server_now: Callable[[], datetime],
         clock: Clock,
         redact: Callable[[str], None],
@@ -93,7 +121,7 @@ class PasswordLogin:
         Args:
             auth: User, domain, and where the password is.
             identity: Exchanges the password for a token.
-            project: Id and name of the project; either may be empty.
+            project: What the token is to be for.
             server_now: The time by the cloud's clock, which a token's end is judged by.
             clock: For the cool-down.
             redact: Hears every secret, so that none is printed.
@@ -151,16 +179,8 @@ class PasswordLogin:
         password = await asyncio.to_thread(read_secret, self._auth.password)
         self._redact(password)
         self._refusal.check(password)
-        project_id, project_name = self._project
-        body = wire.password_login(
-            user=self._auth.username,
-            password=password,
-            domain=self._auth.domain_name,
-            project_id=project_id,
-            project_name=project_name,
-        )
         try:
-            reply = await self._identity.login(body)
+            reply = await self._exchange(password)
         except Unavailable:
             raise
         except CloudError as exc:
@@ -169,6 +189,19 @@ class PasswordLogin:
         self._token = self._read_token(reply)
         log.info("login.done", user=self._auth.username, ends_at=self._token.ends_at.isoformat())
         return self._token
+
+    async def _exchange(self, password: str) -> Reply:
+        """Log in; where an agency is named, exchange the token for one in the account that it is of."""
+        auth, role = self._auth, self._auth.assume_role
+        project = None if role else self._project
+        body = wire.password_login(user=auth.username, password=password, domain=auth.domain_name, project=project)
+        reply = await self._identity.login(body)
+        if role is None:
+            return reply
+        own = reply.headers.get(wire.SUBJECT_TOKEN, "")
+        self._redact(own)
+        body = wire.agency_login(agency=role.agency_name, domain=role.domain_name, project=self._project)
+        return await self._identity.login(body, headers={TOKEN_HEADER: own})
 
     def _read_token(self, reply: Reply) -> _Token:
         text = reply.headers.get(wire.SUBJECT_TOKEN, "")

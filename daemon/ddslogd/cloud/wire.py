@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ddslogd.errors import (
     CloudError,
@@ -247,17 +248,73 @@ def _objects(value: object) -> list[dict[str, Any]]:
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 TOKEN_PATH = "/v3/auth/tokens?nocatalog=1"  # noqa: S105  # a path; nocatalog leaves the long service list out. IAM
+TOKEN_INFO_PATH = "/v3/auth/tokens?nocatalog=1"  # noqa: S105  # the same, asked what a token is for
 SUBJECT_TOKEN = "X-Subject-Token"  # noqa: S105  # the header that holds the new token. IAM
 
 
-def password_login(*, user: str, password: str, domain: str, project_id: str, project_name: str) -> bytes:
-    """Give the body of a login that scopes the token to a project, as DDS needs it. IAM."""
-    scope = {"id": project_id} if project_id else {"name": project_name, "domain": {"name": domain}}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectName:
+    """What tells a project where its id is not known, or in its place.
+
+    Attributes:
+        id: Wins where it is not empty.
+        name: Within the domain.
+        domain: The account that owns the project.
+    """
+
+    id: str
+    name: str
+    domain: str
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """Give it as the scope of a token."""
+        project = {"id": self.id} if self.id else {"name": self.name, "domain": {"name": self.domain}}
+        return {"project": project}
+
+
+def password_login(*, user: str, password: str, domain: str, project: ProjectName | None) -> bytes:
+    """Give the body of a login: for the project, as DDS needs it, or else for the user's own domain. IAM."""
     identity = {
         "methods": ["password"],
         "password": {"user": {"name": user, "password": password, "domain": {"name": domain}}},
     }
-    return json.dumps({"auth": {"identity": identity, "scope": {"project": scope}}}).encode()
+    scope = project.scope if project else {"domain": {"name": domain}}
+    return json.dumps({"auth": {"identity": identity, "scope": scope}}).encode()
+
+
+def agency_login(*, agency: str, domain: str, project: ProjectName) -> bytes:
+    """Give the body that exchanges a token for one in another account, by its agency. IAM, "Obtaining an Agency Token".
+
+    The reference's example spells the key xrole_name, its table agency_name.
+    """
+    identity = {"methods": ["assume_role"], "assume_role": {"agency_name": agency, "domain_name": domain}}
+    return json.dumps({"auth": {"identity": identity, "scope": project.scope}}).encode()
+
+
+def projects_path(name: str) -> str:
+    """Give the path and query that list the projects of a name. IAM, "Querying Project Information"."""
+    return f"/v3/projects?name={quote(name, safe='')}"
+
+
+def read_project(body: bytes, name: str, *, request_id: str = "") -> str:
+    """Read the id of the only project of a name.
+
+    Raises:
+        Unavailable: The reply makes no sense.
+        Gone: There is none.
+        Rejected: There are several.
+    """
+    projects = _objects((_json_object(body) or {"projects": None}).get("projects"))
+    ids = [text for project in projects if project.get("name", name) == name and (text := _text(project.get("id")))]
+    facts = f"the name {name!r}"
+    match ids:
+        case [only]:
+            return only
+        case []:
+            raise Gone(f"the account has no project of {facts}: check project_name and region", request_id=request_id)
+        case _:
+            raise Rejected(f"the account has {len(ids)} projects of {facts}: set project_id", request_id=request_id)
 
 
 def read_token(body: bytes, *, request_id: str = "") -> tuple[datetime, str]:
