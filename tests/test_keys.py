@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ import structlog
 
 from ddslogd.cloud.api import Api
 from ddslogd.cloud.budget import Budget
-from ddslogd.cloud.credentials import Request
+from ddslogd.cloud.credentials import Request, Trial
 from ddslogd.cloud.http import Http, new_session
 from ddslogd.cloud.identity import IdentityService
 from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
@@ -184,6 +185,42 @@ async def test_many_instances_do_not_wait_for_each_other_once_a_key_is_proven(be
         assert ({report.outcome for report in reports}, refused(sandbox)) == ({CycleOutcome.OK}, 0)
 
 
+async def test_a_trial_lets_one_in_until_that_one_is_accepted_and_then_all() -> None:
+    """In the end two are inside at the same time, or neither comes any further."""
+    trial, inside, together = Trial(), 0, asyncio.Barrier(2)
+
+    async def second() -> None:
+        async with trial.of("key"):
+            assert inside == 0
+            await together.wait()
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group, trial.of("key"):
+        inside += 1
+        for _ in range(2):
+            group.create_task(second())
+        await asyncio.sleep(0)
+        inside -= 1
+        trial.accepted("key")
+
+    assert together.broken is False
+
+
+async def test_a_trial_begins_anew_when_a_proven_secret_is_refused() -> None:
+    trial, seen = Trial(), []
+
+    async def enter(name: str) -> None:
+        async with trial.of("key"):
+            seen.append(f"{name} in")
+            await asyncio.sleep(0)
+            seen.append(f"{name} out")
+
+    trial.accepted("key")
+    trial.refused()
+    await asyncio.gather(enter("a"), enter("b"))
+
+    assert seen == ["a in", "a out", "b in", "b out"]
+
+
 async def test_a_new_secret_key_in_the_file_ends_the_cool_down(sandbox: Sandbox, bed: Bed, secret: Path) -> None:
     secret.write_text("wrong")
     async with bed.open():
@@ -348,7 +385,7 @@ async def test_what_has_no_tokens_is_asked_without_one(server: Sandbox, bed: Bed
 
     await bed.collect()
 
-    assert bed.contents() == [LOG]
+    assert (bed.contents(), server.calls["metadata-token"]) == ([LOG], 1)
 
 
 async def test_keys_are_refreshed_in_time_for_days(server: Sandbox, bed: Bed, clock: ManualClock) -> None:
@@ -422,6 +459,35 @@ async def test_a_missing_agency_is_said_in_words(server: Sandbox, bed: Bed, *, v
     report = await bed.collect()
 
     assert (report.error_kind, "bind an agency" in report.error) == ("CredentialsRefused", True)
+    assert [server.calls[kind] for kind in METADATA] == [1, 1]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_whatever_else_means_that_there_is_no_key_is_said_in_the_same_words(
+    server: Sandbox, bed: Bed, status: int
+) -> None:
+    server.faults.metadata_errors = [404, status, 404, status]
+
+    report = await bed.collect()
+
+    assert (report.error_kind, "bind an agency" in report.error) == ("CredentialsRefused", True)
+
+
+async def test_a_token_that_no_header_can_hold_is_none(server: Sandbox, bed: Bed) -> None:
+    server.faults.metadata_token = "<html>\r\n</html>"
+
+    report = await bed.collect()
+
+    assert (report.error_kind, server.calls["securitykey"]) == ("Unavailable", 0)
+
+
+@pytest.mark.parametrize("end", ["2026-01-02T04:04:05.000000Z", "2026-01-02T04:04:05Z", "2026-01-02T04:04:05"])
+async def test_the_end_of_a_key_is_read_in_every_spelling(server: Sandbox, bed: Bed, end: str) -> None:
+    server.faults.metadata_mangle = lambda keys: json.dumps({"credential": {**keys, "expires_at": end}}).encode()
+
+    await bed.collect()
+
+    assert bed.contents() == [LOG]
 
 
 async def test_an_agency_that_is_bound_later_is_used_at_once(server: Sandbox, bed: Bed) -> None:
@@ -489,6 +555,19 @@ async def test_keys_that_the_cloud_refuses_are_left_alone_for_a_while(
     assert server.calls["errorlog-download"] == 3
 
 
+async def test_other_keys_than_those_that_were_refused_end_the_cool_down(
+    server: Sandbox, bed: Bed, clock: ManualClock
+) -> None:
+    server.faults.api_errors = [ApiError(401, "APIGW.0301", shape="gateway")]
+    async with bed.open():
+        await bed.collect()
+        server.revoke_keys()
+        clock.forward(minutes=1)
+        await bed.collect()
+
+    assert (bed.contents(), server.calls["errorlog-download"]) == ([LOG], 4)
+
+
 async def test_the_metadata_service_is_never_asked_through_a_proxy(server: Sandbox, bed: Bed) -> None:
     bed.set("link_hosts:", "proxy: http://127.0.0.1:9\n    link_hosts:")
 
@@ -503,12 +582,13 @@ async def test_a_clock_that_is_an_hour_off_does_no_harm_to_keys_that_end(
 ) -> None:
     server.faults.skew = timedelta(hours=hours)
     async with bed.open():
+        first = await bed.collect()
         for _ in range(30):
             clock.forward(minutes=20)
             await bed.collect()
-        report = await bed.collect()
+        last = await bed.collect()
 
-    assert (report.outcome, refused(server)) == (CycleOutcome.OK, 1)
+    assert (first.outcome, last.outcome, refused(server)) == (CycleOutcome.OK, CycleOutcome.OK, 1)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class MetadataService:
             reply = await self._ask()
         if reply.status == 200:  # noqa: PLR2004  # the one status that comes with keys
             return _read_keys(reply.body)
-        if reply.status in _NO_KEY or _misses_agency(reply):
+        if reply.status in _NO_KEY:
             raise CredentialsRefused(
                 "the metadata service has no key for this server: bind an agency with rights to DDS to it, or use "
                 f"another method of auth; it says: {_said(reply)}",

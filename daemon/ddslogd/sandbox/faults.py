@@ -66,6 +66,7 @@ class Faults:
         total_count_off: What the list's total_count is wrong by; the reference's own example is.
         metadata_v1_only: The metadata service knows no tokens.
         metadata_errors: Statuses of the metadata service, for tokens and keys alike.
+        metadata_token: What it gives in place of a token; empty for a token.
         metadata_mangle: The last word on the metadata service's keys: what it returns is sent.
         no_agency: The cloud server has no agency, so the metadata service has no keys for it.
         skew: The cloud's clock minus the true one.
@@ -95,6 +96,7 @@ class Faults:
     total_count_off: int = 0
     metadata_v1_only: bool = False
     metadata_errors: list[int] = field(default_factory=list)
+    metadata_token: str = ""
     metadata_mangle: Callable[[dict[str, Any]], bytes] | None = None
     no_agency: bool = False
     skew: timedelta = timedelta(0)

@@ -47,7 +47,7 @@ class Metadata:
             return web.Response(status=400, text="400 Bad Request")
         token = hashlib.sha256(f"metadata {len(self._tokens)}".encode()).hexdigest()
         self._tokens[token] = self._clock.now() + self._clock.scaled(timedelta(seconds=int(life)))
-        return web.Response(text=token)
+        return web.Response(text=self._faults.metadata_token or token)
 
     async def security_key(self, request: web.Request) -> web.Response:
         """Answer ``GET /openstack/latest/securitykey``."""
