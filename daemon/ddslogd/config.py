@@ -363,11 +363,9 @@ class Discover(Section):
     """States as the cloud words them, as normal; empty for all."""
 
 
-class DiscoverEntry(Section):
-    """Instances that are found by asking the cloud, every schedule.refresh."""
+class Collected(Section):
+    """What every entry under instances says, however it finds its instances."""
 
-    discover: Discover
-    """What an instance must be like."""
     cloud: Name | None = None
     """An entry under clouds; optional where there is one."""
     logs: Kinds = (LogKind.ERROR,)
@@ -382,33 +380,27 @@ class DiscoverEntry(Section):
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
         """Check that at most one schedule is there."""
-        yield from _own_schedule(raw)
+        yield from _one_schedule(raw)
+        if raw.get("timezone") is not None and raw.get("cron") is None:
+            yield ("timezone",), "has no effect without cron"
 
 
-class InstanceEntry(Section):
+class DiscoverEntry(Collected):
+    """Instances that are found by asking the cloud, every schedule.refresh."""
+
+    discover: Discover
+    """What an instance must be like."""
+
+
+class InstanceEntry(Collected):
     """One DDS instance."""
 
     id: InstanceId
     """The instance's id: 32 hex digits and in02."""
     name: Name | None = None
     """The name of its directory; default the id."""
-    cloud: Name | None = None
-    """An entry under clouds; optional where there is one."""
     nodes: tuple[NodeId, ...] = ()
     """Ids of the nodes to collect; empty for all."""
-    logs: Kinds = (LogKind.ERROR,)
-    """Which logs are collected: error, slow."""
-    every: Interval | None = None
-    """Overrides schedule."""
-    cron: CronExpression | None = None
-    """Overrides schedule."""
-    timezone: Timezone | None = None
-    """What this entry's cron is read in; default schedule.timezone."""
-
-    @classmethod
-    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
-        """Check that at most one schedule is there."""
-        yield from _own_schedule(raw)
 
 
 def _variant(entry: object) -> str:
@@ -469,7 +461,7 @@ class Settings(Section):
         """Give an instance that an entry discovers, with every default applied."""
         return Instance(id=id_, name=name, cloud=cloud, logs=entry.logs, schedule=self._schedule_of(entry))
 
-    def _schedule_of(self, entry: InstanceEntry | DiscoverEntry) -> Every | Cron:
+    def _schedule_of(self, entry: Collected) -> Every | Cron:
         own = _when(entry.every, entry.cron, entry.timezone or self.schedule.timezone)
         return own or self.schedule.when
 
@@ -597,12 +589,6 @@ def _when(every: timedelta | None, cron: str | None, timezone: str) -> Every | C
     return None if every is None else Every(interval=every)
 
 
-def _own_schedule(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
-    yield from _one_schedule(raw)
-    if raw.get("timezone") is not None and raw.get("cron") is None:
-        yield ("timezone",), "has no effect without cron"
-
-
 def _one_schedule(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     if raw.get("every") is not None and raw.get("cron") is not None:
         yield ("cron",), "cannot stand beside every: keep one of them"
@@ -635,7 +621,7 @@ def _unknown_clouds(entries: list[object], clouds: object) -> Iterator[tuple[Loc
         match _given(entry, "cloud"):
             case str(cloud) if cloud not in clouds:
                 yield ("instances", index, "cloud"), f"there is no {cloud!r} under clouds{guess(cloud, clouds)}"
-            case None if len(clouds) > 1 and isinstance(entry, Mapping | InstanceEntry | DiscoverEntry):
+            case None if len(clouds) > 1 and isinstance(entry, Mapping | Collected):
                 yield ("instances", index, "cloud"), f"is missing: there are {len(clouds)} clouds to choose from"
 
 

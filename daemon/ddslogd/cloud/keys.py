@@ -16,7 +16,7 @@ from ddslogd.errors import CredentialsRefused, Unavailable
 from ddslogd.shared import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from datetime import datetime
 
     from ddslogd.cloud import wire
@@ -62,7 +62,51 @@ class Signer:
         return abs(self.now() - signing.signed_at(refused.headers)) > CORRECTED
 
 
-class AccessKey:
+class _Signing:
+    """What both kinds of keys do alike: sign for a project, and rest once they are refused."""
+
+    def __init__(self, *, project: wire.ProjectName, identity: IdentityService, signer: Signer, clock: Clock) -> None:
+        self._name = project.name
+        self._identity = identity
+        self._project = Project(project.id, look_up=self._look_up)
+        self._signer = signer
+        self._refusal = Refusal(clock, KEY_COOL_DOWN)
+
+    async def authenticate(self, request: Request) -> Proof:
+        """Sign the request, unless these very keys were refused a short while ago."""
+        keys = await self._keys()
+        self._refusal.check(keys)
+        return self._signer.proof(request, keys, project_id=await self._project.id())
+
+    async def project_id(self) -> str:
+        """Give the project calls are for."""
+        return await self._project.id()
+
+    async def give_up(self, refused: Proof) -> None:
+        """Begin the cool-down of these keys: a few refusals more would lock them."""
+        self._refusal.note(refused.secret, REFUSED)
+
+    async def _keys(self) -> Keys:
+        raise NotImplementedError
+
+    async def _look_up(self) -> str:
+        """Ask the identity service for the project's id; keys that it refuses rest, as after any other call."""
+        keys = await self._keys()
+        self._refusal.check(keys)
+        proofs: list[Proof] = []
+
+        async def authenticate(request: Request) -> Proof:
+            proofs.append(self._signer.proof(request, keys, project_id=""))
+            return proofs[-1]
+
+        try:
+            return await self._identity.project_of_name(self._name, authenticate)
+        except CredentialsRefused:
+            await self.give_up(proofs[-1])
+            raise
+
+
+class AccessKey(_Signing):
     """Keys that somebody puts where the configuration says; read anew for each call."""
 
     def __init__(
@@ -85,36 +129,16 @@ class AccessKey:
             clock: For the cool-down.
             redact: Hears every secret, so that none is printed.
         """
+        super().__init__(project=project, identity=identity, signer=signer, clock=clock)
         self._auth = auth
-        self._name = project.name
-        self._identity = identity
-        self._project = Project(project.id, look_up=self._look_up)
-        self._signer = signer
         self._redact = redact
-        self._refusal = Refusal(clock, KEY_COOL_DOWN)
-
-    async def authenticate(self, request: Request) -> Proof:
-        """Sign the request, unless these very keys were refused a short while ago."""
-        keys = await asyncio.to_thread(self._read)
-        self._refusal.check(keys)
-        return self._signer.proof(request, keys, project_id=await self._project.id())
-
-    async def project_id(self) -> str:
-        """Give the project calls are for."""
-        return await self._project.id()
 
     async def renew(self, refused: Proof, *, sure: bool) -> bool:  # noqa: ARG002  # any other keys will do
         """Look whether other keys have been put in place, or the clock was off, which the reply has corrected."""
         return self._signer.was_off(refused) or await asyncio.to_thread(self._read) != refused.secret
 
-    async def give_up(self, refused: Proof) -> None:
-        """Begin the cool-down of these keys: a few refusals more would lock them."""
-        self._refusal.note(refused.secret, REFUSED)
-
-    async def _look_up(self) -> str:
-        keys = await asyncio.to_thread(self._read)
-        self._refusal.check(keys)
-        return await _project_of_name(self._name, self._identity, self._signer, keys, give_up=self.give_up)
+    async def _keys(self) -> Keys:
+        return await asyncio.to_thread(self._read)
 
     def _read(self) -> Keys:
         auth = self._auth
@@ -138,7 +162,7 @@ class AccessKey:
         return text
 
 
-class MetadataKeys:
+class MetadataKeys(_Signing):
     """A cloud server's own keys, shared by all calls and replaced long before they end."""
 
     def __init__(
@@ -161,27 +185,13 @@ class MetadataKeys:
             clock: For the cool-down.
             redact: Hears every secret, so that none is printed.
         """
+        super().__init__(project=project, identity=identity, signer=signer, clock=clock)
         self._service = service
-        self._name = project.name
-        self._identity = identity
-        self._project = Project(project.id, look_up=self._look_up)
-        self._signer = signer
         self._now = signer.now
         self._redact = redact
         self._held: TemporaryKeys | None = None
         self._refresh_at: datetime | None = None
         self._refresh = Shared(self._ask, name="keys of the metadata service")
-        self._refusal = Refusal(clock, KEY_COOL_DOWN)
-
-    async def authenticate(self, request: Request) -> Proof:
-        """Sign the request with the shared keys, asking for them first where there are none or their end is near."""
-        keys = await self._current()
-        self._refusal.check(keys)
-        return self._signer.proof(request, keys, project_id=await self._project.id())
-
-    async def project_id(self) -> str:
-        """Give the project calls are for."""
-        return await self._project.id()
 
     async def renew(self, refused: Proof, *, sure: bool) -> bool:
         """Ask for other keys, once for all whose call was refused."""
@@ -196,12 +206,7 @@ class MetadataKeys:
         self._refusal.note(refused.secret, f"{REFUSED}; it comes from the metadata service: see its agency's rights")
         self._refresh_at = self._now()
 
-    async def _look_up(self) -> str:
-        keys = await self._current()
-        self._refusal.check(keys)
-        return await _project_of_name(self._name, self._identity, self._signer, keys, give_up=self.give_up)
-
-    async def _current(self) -> Keys:
+    async def _keys(self) -> Keys:
         held, now = self._held, self._now()
         if held is not None and self._refresh_at is not None and now < self._refresh_at:
             return held.keys
@@ -227,25 +232,3 @@ class MetadataKeys:
         if not known:
             log.info("keys.refreshed", access_key=new.keys.access_key, ends_at=new.ends_at.isoformat())
         return new
-
-
-async def _project_of_name(
-    name: str,
-    identity: IdentityService,
-    signer: Signer,
-    keys: Keys,
-    *,
-    give_up: Callable[[Proof], Awaitable[None]],
-) -> str:
-    """Ask the identity service for a project's id; keys that it refuses rest, as after any other call."""
-    proofs: list[Proof] = []
-
-    async def authenticate(request: Request) -> Proof:
-        proofs.append(signer.proof(request, keys, project_id=""))
-        return proofs[-1]
-
-    try:
-        return await identity.project_of_name(name, authenticate)
-    except CredentialsRefused:
-        await give_up(proofs[-1])
-        raise
