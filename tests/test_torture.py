@@ -57,19 +57,21 @@ class Torture:
             self.sandbox.write(node, self.random.randbytes(SIZE))
 
     async def start(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        """Start a daemon and wait until its first cycle has begun."""
+        calls = self.sandbox.calls["errorlog-download"]
+        daemon = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ddslogd", "run", "-c", str(self.directory / "ddslogd.yaml")),
             env={**os.environ, "DDSLOGD_TOKEN": self.sandbox.issue_token()},
             stderr=asyncio.subprocess.DEVNULL,
         )
-
-    async def kill_once(self) -> None:
-        """Start, wait until a request for a file came or is known to be due, then for a moment, then kill."""
-        daemon = await self.start()
-        calls = self.sandbox.calls["errorlog-download"]
         async with asyncio.timeout(30):
             while self.sandbox.calls["errorlog-download"] == calls:
                 await asyncio.sleep(0.005)
+        return daemon
+
+    async def kill_once(self) -> None:
+        """Start, wait for a moment of its first cycle, kill."""
+        daemon = await self.start()
         await asyncio.sleep(self.random.uniform(0.0, 0.5))
         daemon.send_signal(signal.SIGKILL)
         await daemon.wait()
