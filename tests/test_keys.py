@@ -370,6 +370,13 @@ async def test_what_the_metadata_service_gives_is_told_to_who_blanks_it_out(serv
     assert access not in bed.secrets
 
 
+async def test_a_request_without_a_body_says_nothing_of_one(server: Sandbox, bed: Bed) -> None:
+    await bed.collect()
+
+    (key,) = (request for request in server.requests if request.kind == "securitykey")
+    assert [name for name in key.headers if name.startswith("Content-")] == []
+
+
 async def test_a_metadata_service_of_the_first_version_serves_too(server: Sandbox, bed: Bed) -> None:
     server.faults.metadata_v1_only = True
 

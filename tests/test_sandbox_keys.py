@@ -75,6 +75,10 @@ async def test_a_good_signature_is_taken(caller: Caller, query: str) -> None:
     assert (await caller.list_instances(query=query))[0] == 200
 
 
+async def test_the_order_of_the_query_does_not_matter(caller: Caller) -> None:
+    assert (await caller.list_instances(query="limit=100&offset=0", sent="offset=0&limit=100"))[0] == 200
+
+
 @pytest.mark.parametrize(
     "sent", ["limit=100&offset=1", "limit=100", "limit=100&offset=0&name=x", "limit=100&offset=+0"]
 )
@@ -99,6 +103,12 @@ async def test_what_was_changed_or_added_after_signing_is_refused(caller: Caller
     status, told = await caller.list_instances()
 
     assert (status, told["error_code"]) == (401, "APIGW.0301")
+
+
+async def test_a_project_that_is_not_signed_is_refused(caller: Caller, sandbox: Sandbox) -> None:
+    caller.wrong = {"X-Project-Id": sandbox.project_id}
+
+    assert (await caller.list_instances())[0] == 401
 
 
 async def test_another_project_is_refused(caller: Caller) -> None:
