@@ -149,6 +149,58 @@ async def test_one_probe_at_a_time_goes_through_and_its_success_opens_the_way() 
     await calls_alone(account)
 
 
+async def test_calls_that_wait_already_are_refused_once_the_circuit_opens() -> None:
+    """Else a queue of a thousand would knock at a dead door for many minutes."""
+    account = budget()
+    tried = 0
+
+    async def knock() -> None:
+        nonlocal tried
+        async with account.call(1.0):
+            tried += 1
+            raise Unavailable("no answer")
+
+    await asyncio.gather(*(knock() for _ in range(100)), return_exceptions=True)
+
+    assert tried <= OPEN_AFTER + 6  # those whose turn had come
+
+
+async def test_a_straggler_does_not_let_a_second_probe_through() -> None:
+    account = budget()
+    hold = asyncio.Event()
+
+    async def slow() -> None:
+        async with account.call(IN_PROGRESS):
+            await hold.wait()
+
+    straggler = asyncio.create_task(slow())
+    await asyncio.sleep(1)
+    for _ in range(OPEN_AFTER):
+        await fail(account)
+    await asyncio.sleep(6)
+    probing = asyncio.create_task(slow())
+    await asyncio.sleep(3)
+    straggler.cancel()
+    await asyncio.wait([straggler])
+
+    with pytest.raises(Unavailable):
+        await calls_alone(account)
+    hold.set()
+    await probing
+
+
+async def test_a_pause_that_comes_while_a_call_waits_holds_it_too() -> None:
+    account = budget()
+    await calls(account, 6)
+    waiting = asyncio.create_task(calls(account, 1))
+    await asyncio.sleep(0.5)
+    account.pause(100.0)
+
+    (time,) = await waiting
+
+    assert time >= 100.0
+
+
 async def test_probes_grow_apart() -> None:
     account = budget()
     for _ in range(OPEN_AFTER):

@@ -112,6 +112,39 @@ async def test_once_exits_1_where_something_failed_and_says_what(cloud: Sandbox,
     )
 
 
+@pytest.fixture
+def discovering(config: Path) -> Path:
+    text = config.read_text()
+    config.write_text(text[: text.index("instances:\n")] + "instances:\n  - discover: {}\n")
+    return config
+
+
+@pytest.mark.parametrize("names", [[], ["solo"]])
+async def test_once_exits_1_where_the_list_is_refused_and_says_why(discovering: Path, names: list[str]) -> None:
+    ended = await ddslogd("once", "-c", discovering, *names, token="a-wrong-token")  # made up
+
+    lines = ended.err.splitlines()
+    said = lines[-1].startswith("ddslogd: the instances of sandbox could not be discovered: the cloud does not accept")
+    assert (ended.status, said, "not in the configuration" in ended.err) == (1, True, False), ended.err
+
+
+async def test_once_collects_from_the_clouds_that_answer_and_exits_1_for_the_rest(
+    cloud: Sandbox, discovering: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = yaml.safe_load(discovering.read_text())
+    ((name, section),) = tree["clouds"].items()
+    other = {**section, "auth": {"method": "token", "token": {"env": "DDSLOGD_OTHER"}}}
+    tree["clouds"] = {name: section, "other": other}
+    tree["instances"] = [{"discover": {}, "cloud": name}, {"discover": {}, "cloud": "other"}]
+    discovering.write_text(yaml.safe_dump(tree))
+    monkeypatch.setenv("DDSLOGD_OTHER", "a-wrong-token")
+
+    ended = await ddslogd("once", "-c", discovering, token=cloud.issue_token())
+
+    assert (ended.status, len(stored(tmp_path))) == (1, 4), ended.err
+    assert "the instances of other could not be discovered" in ended.err
+
+
 async def test_run_collects_until_sigterm_and_exits_0(cloud: Sandbox, config: Path, tmp_path: Path) -> None:
     process = await start("run", "-c", config, token=cloud.issue_token())
     async with asyncio.timeout(30):
@@ -214,6 +247,20 @@ async def test_demo_stores_what_the_cloud_exported_and_exits_0(tmp_path: Path) -
     ended = await ddslogd("demo", "--directory", tmp_path)
 
     assert (ended.status, "each byte for byte what the cloud exported" in ended.out) == (0, True), ended.out + ended.err
+
+
+async def test_an_error_that_nobody_foresaw_is_told_without_its_secrets() -> None:
+    code = (
+        "from ddslogd import cli\n"
+        "cli._events('error', 'json').add('s3cret-token')\n"
+        "raise RuntimeError('https://x.example/y?Signature=abcdef and s3cret-token')"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
+
+    _, err = await process.communicate()
+
+    told = err.decode().splitlines()[-1]
+    assert (process.returncode, told) == (1, "RuntimeError: https://x.example/y?[redacted] and [redacted]")
 
 
 async def test_help_does_not_wait_for_the_heavy_libraries() -> None:

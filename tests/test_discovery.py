@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import structlog
 
-from ddslogd import config
-from ddslogd.discovery import judge, objection
+from ddslogd import config, discovery
+from ddslogd.discovery import LIST_LIMIT, Discovery, objection
+from ddslogd.errors import Rejected
 from ddslogd.models import Every, ListedInstance, LogKind, Node
 from ddslogd.operate.progress import Silent
+from ddslogd.roster import Roster
 from ddslogd.sandbox import replica_set, single
+from ddslogd.storage.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
 
     from conftest import Bed
+    from ddslogd.cloud.api import Api
     from ddslogd.discovery import Verdict
     from ddslogd.models import CycleReport
     from ddslogd.service import Service
@@ -43,6 +48,17 @@ def listed(
     return ListedInstance(
         id=f"{number:032x}in02", name=name, mode=mode, status=status, tags=tuple(tags.items()), nodes=NODES
     )
+
+
+BOTH = settings("{discover: {}, cloud: eu}", "{discover: {}, cloud: asia}")
+
+
+def judge(
+    chosen: config.Settings,
+    listings: Mapping[str, Sequence[ListedInstance]],
+    given: Mapping[tuple[str, str], str] | None = None,
+) -> tuple[Verdict, ...]:
+    return discovery.judge(chosen, listings, names=given or {})
 
 
 def names(verdicts: Sequence[Verdict]) -> list[str | None]:
@@ -127,20 +143,48 @@ def test_where_no_entry_fits_each_one_says_why() -> None:
 
 def test_instances_of_one_name_are_told_apart_by_their_ids() -> None:
     """Also across clouds, since their files lie in one directory."""
-    chosen = settings("{discover: {}, cloud: eu}", "{discover: {}, cloud: asia}")
-    listings = {"eu": [listed("orders", 0x1 << 96)], "asia": [listed("orders", 0x2 << 96), listed("other", 3)]}
+    listings = {"eu": [listed("orders", 1)], "asia": [listed("orders", 2), listed("other", 3)]}
 
-    assert names(judge(chosen, listings)) == ["orders-00000001", "orders-00000002", "other"]
+    assert names(judge(BOTH, listings)) == [f"orders-{1:032x}in02", f"orders-{2:032x}in02", "other"]
 
 
 def test_a_name_that_an_entry_gives_to_another_is_told_apart_too() -> None:
     chosen = settings("{discover: {}, cloud: eu}", f"{{id: {9:032x}in02, name: orders, cloud: eu}}")
 
-    assert names(judge(chosen, {"eu": [listed("orders", 0x1 << 96)]})) == ["orders-00000001"]
+    assert names(judge(chosen, {"eu": [listed("orders")]})) == [f"orders-{1:032x}in02"]
 
 
 def test_an_instance_without_a_name_is_called_by_its_id() -> None:
-    assert names(judge(settings("{discover: {}, cloud: eu}"), {"eu": [listed("", 0x1 << 96)]})) == ["00000001"]
+    assert names(judge(settings("{discover: {}, cloud: eu}"), {"eu": [listed("")]})) == [f"{1:032x}in02"]
+
+
+def test_a_name_is_kept_whoever_else_has_it_and_whatever_the_instance_is_called_now() -> None:
+    given = {("eu", listed("", 1).id): "orders", ("eu", listed("", 2).id): "events"}
+
+    verdicts = judge(BOTH, {"asia": [listed("orders", 3)], "eu": [listed("orders", 1), listed("renamed", 2)]}, given)
+
+    assert names(verdicts) == [f"orders-{3:032x}in02", "orders", "events"]
+
+
+def test_a_name_of_an_instance_that_is_not_listed_now_is_not_given_to_another() -> None:
+    given = {("asia", listed("", 1).id): "orders"}
+
+    assert names(judge(BOTH, {"eu": [listed("orders", 2)]}, given)) == [f"orders-{2:032x}in02"]
+
+
+def test_a_name_that_an_entry_takes_later_is_its_own() -> None:
+    """Two instances in one directory would be worse than another name."""
+    chosen = settings("{discover: {}, cloud: eu}", f"{{id: {9:032x}in02, name: orders, cloud: eu}}")
+
+    verdicts = judge(chosen, {"eu": [listed("orders")]}, {("eu", listed("").id): "orders"})
+
+    assert names(verdicts) == [f"orders-{1:032x}in02"]
+
+
+def test_an_instance_that_two_clouds_list_has_two_names() -> None:
+    found = names(judge(BOTH, {"eu": [listed("orders")], "asia": [listed("orders")]}))
+
+    assert len(set(found)) == 2
 
 
 # --- against the sandbox ----------------------------------------------------------------------------------------------
@@ -299,6 +343,92 @@ async def test_the_daemon_takes_up_what_appears_and_drops_what_disappears(bed: B
             await asyncio.wait([serving])
 
         assert set(reports.names) == {"two"}
+
+
+async def test_the_first_name_is_kept_over_a_restart(bed: Bed) -> None:
+    async with bed.cloud(fleet=(single("orders"),)) as sandbox:
+        discovering(bed)
+        async with bed.open() as service:
+            await service.fleet()
+
+        def renamed(reply: dict[str, Any]) -> dict[str, Any]:
+            return {**reply, "instances": [{**one, "name": "renamed"} for one in reply["instances"]]}
+
+        sandbox.faults.mangle = renamed
+        async with bed.open() as service:
+            assert await fleet(service) == ["orders"]
+
+
+# --- two clouds, made up: one may fail while the other answers --------------------------------------------------------
+
+
+class Lists:
+    """A cloud that only lists; what stands in for its answer is a list, an error, or a wait without end."""
+
+    def __init__(self, *answers: list[ListedInstance] | Exception | None) -> None:
+        self._answers = list(answers)
+
+    async def instances(self) -> tuple[ListedInstance, ...]:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            await asyncio.Event().wait()
+        return tuple(answer or ())
+
+
+@pytest.fixture
+async def found(tmp_path: Path) -> AsyncIterator[Callable[..., Discovery]]:
+    """Make a discovery in clouds that list."""
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+
+    def made(**clouds: Lists) -> Discovery:
+        apis = cast("dict[str, Api]", clouds)
+        return Discovery(apis=apis, settings=BOTH, roster=Roster(), ledger=ledger)
+
+    yield made
+    await ledger.close()
+
+
+DOWN = Rejected("the list makes no sense")
+
+
+async def test_names_do_not_change_with_the_clouds_that_answer(found: Callable[..., Discovery]) -> None:
+    eu, asia = [listed("orders", 1)], [listed("orders", 2)]
+    discovery = found(eu=Lists(eu, DOWN, eu), asia=Lists(DOWN, asia, asia))
+
+    names = []
+    for _ in range(3):
+        await discovery.refresh()
+        names.append([instance.name for instance in discovery.fleet()])
+
+    assert names == [["orders"], *[["orders", f"orders-{2:032x}in02"]] * 2]
+
+
+async def test_a_list_that_is_needed_and_missing_is_remembered_until_it_comes(found: Callable[..., Discovery]) -> None:
+    discovery = found(eu=Lists([], []), asia=Lists(DOWN, []))
+
+    unlisted = []
+    for _ in range(2):
+        await discovery.refresh()
+        unlisted.append(discovery.unlisted())
+
+    assert unlisted == [{"asia": "the list makes no sense"}, {}]
+
+
+@pytest.mark.looptime
+async def test_a_cloud_that_hangs_is_given_up_and_keeps_no_other_waiting(found: Callable[..., Discovery]) -> None:
+    discovery = found(eu=Lists(None), asia=Lists([listed("orders")]))
+    began = asyncio.get_running_loop().time()
+
+    with structlog.testing.capture_logs() as events:
+        await discovery.refresh()
+
+    took_s = asyncio.get_running_loop().time() - began
+    reasons = [event["reason"] for event in events if event["event"] == "discovery.failed"]
+    assert took_s == pytest.approx(LIST_LIMIT.total_seconds(), abs=5)
+    assert (reasons, len(discovery.fleet())) == (["the list of instances did not come within 10 minutes"], 1)
 
 
 class Reports(Silent):

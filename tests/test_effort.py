@@ -21,7 +21,7 @@ def rounds(effort: Effort, exc: type[TransferError], *, received: int = 0) -> in
     """Give how often it goes on until it gives up."""
     for number in range(1000):
         try:
-            effort.judge(exc("x"), received=received * (number + 1))
+            effort.judge(exc("x"), size=received * (number + 1))
         except exc:
             return number
     return 1000
@@ -51,23 +51,23 @@ def test_wrong_bytes_are_fetched_again_once() -> None:
 def test_a_refused_link_is_renewed_at_once() -> None:
     effort = Effort(tries=1)
 
-    assert (effort.judge(LinkRefused("403"), received=0), effort.refused) == (0.0, True)
+    assert (effort.judge(LinkRefused("403"), size=0), effort.refused) == (0.0, True)
 
 
 def test_a_new_link_that_is_refused_too_ends_it() -> None:
     effort = Effort(tries=100)
-    effort.judge(LinkRefused("403"), received=0)
+    effort.judge(LinkRefused("403"), size=0)
 
     with pytest.raises(LinkRefused, match="neither the new link"):
-        effort.judge(LinkRefused("403"), received=0)
+        effort.judge(LinkRefused("403"), size=0)
 
 
 def test_a_refusal_after_a_renewal_that_worked_is_renewed_again() -> None:
     effort = Effort(tries=10)
-    effort.judge(LinkRefused("403"), received=0)
-    effort.judge(cut(), received=FRUITFUL)
+    effort.judge(LinkRefused("403"), size=0)
+    effort.judge(cut(), size=FRUITFUL)
 
-    effort.judge(LinkRefused("403"), received=FRUITFUL)
+    effort.judge(LinkRefused("403"), size=FRUITFUL)
 
     assert effort.refused
 
@@ -75,25 +75,25 @@ def test_a_refusal_after_a_renewal_that_worked_is_renewed_again() -> None:
 def test_refusals_and_cuts_in_turns_end_as_well() -> None:
     effort = Effort(tries=5)
     for _ in range(2):
-        effort.judge(LinkRefused("403"), received=0)
-        effort.judge(cut(), received=0)
-    effort.judge(LinkRefused("403"), received=0)
+        effort.judge(LinkRefused("403"), size=0)
+        effort.judge(cut(), size=0)
+    effort.judge(LinkRefused("403"), size=0)
 
     with pytest.raises(Interrupted):
-        effort.judge(cut(), received=0)
+        effort.judge(cut(), size=0)
 
 
 def test_waits_have_a_floor_and_a_ceiling() -> None:
     effort = Effort(tries=50)
 
-    waits = [effort.judge(cut(), received=0) for _ in range(49)]
+    waits = [effort.judge(cut(), size=0) for _ in range(49)]
 
     assert (min(waits) >= 0.5, max(waits) <= LONGEST_WAIT_S) == (True, True)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(3.0, 3.0), (86_400.0, LONGEST_RETRY_AFTER_S)])
 def test_the_store_may_say_how_long_up_to_a_limit(asked: float, expected: float) -> None:
-    assert Effort(tries=5).judge(Interrupted("busy", retry_after_s=asked), received=0) == expected
+    assert Effort(tries=5).judge(Interrupted("busy", retry_after_s=asked), size=0) == expected
 
 
 def test_links_that_die_in_the_queue_again_and_again_end_it() -> None:
@@ -103,3 +103,14 @@ def test_links_that_die_in_the_queue_again_and_again_end_it() -> None:
 
     with pytest.raises(LinkRefused, match=r"raise download\.concurrent"):
         effort.starved()
+
+
+def test_to_begin_from_zero_again_and_again_is_no_progress() -> None:
+    """A store that cannot resume and cuts at the same place each time would be asked for ever."""
+    effort = Effort(tries=3)
+    waits = [effort.judge(cut(), size=FRUITFUL * 2) for _ in range(3)]
+
+    with pytest.raises(Interrupted):
+        effort.judge(cut(), size=FRUITFUL * 2)
+
+    assert len(waits) == 3

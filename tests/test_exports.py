@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import structlog
 
 from ddslogd.models import CycleOutcome, Failed, Stored, Superseded
@@ -202,6 +203,26 @@ async def test_a_call_that_fails_in_the_middle_loses_no_file_that_was_handed_on(
 
         kinds = [type(outcome) for outcome in report.outcomes]
         assert (report.outcome, report.error_kind, kinds) == (CycleOutcome.PARTIAL, "Rejected", [Stored])
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "calls"),
+    [
+        ({"status": "FAILED", "list": []}, "ExportFailed", 1),
+        ({"status": "FAILED", "list": None}, "ExportFailed", 1),
+        ({"status": "CREATING", "list": None}, "ExportPending", 22),
+        ({"list": []}, "ExportPending", 22),
+    ],
+)
+async def test_an_export_that_never_speaks_of_a_file_is_no_success(
+    sandbox: Sandbox, bed: Bed, reply: dict[str, Any], kind: str, calls: int
+) -> None:
+    sandbox.faults.mangle = lambda _: reply
+
+    report = await bed.collect()
+
+    assert (report.outcome, [failed.kind for failed in report.failures]) == (CycleOutcome.FAILED, [kind])
+    assert abs(sandbox.calls["errorlog-download"] - calls) <= 1
 
 
 async def test_a_reply_that_holds_two_files_of_one_node_brings_both(sandbox: Sandbox, bed: Bed) -> None:

@@ -76,3 +76,21 @@ async def test_reading_ends_with_the_block() -> None:
         pass
 
     assert [task for task in asyncio.all_tasks() if task.get_name() == "intake"] == []
+
+
+async def test_a_cancellation_at_the_end_of_the_block_is_not_swallowed() -> None:
+    """Else a download would go on after SIGTERM."""
+    left = asyncio.Event()
+
+    async def transfer() -> None:
+        async with reading(Body(*[bytes(BATCH)] * 50)):  # type: ignore[arg-type]  # as above
+            left.set()
+        await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(transfer())
+    await left.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=1)
+
+    assert task.cancelled()

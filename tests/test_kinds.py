@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from ddslogd.models import CycleOutcome, LogKind
-from ddslogd.sandbox import cluster
+from ddslogd.sandbox import ApiError, cluster
 
 if TYPE_CHECKING:
     from conftest import Bed, ManualClock
@@ -100,6 +101,19 @@ async def test_a_failure_of_one_kind_leaves_the_other_alone_and_says_which_it_wa
     report = await both.collect()
 
     assert (report.outcome, by_ending(both)) == (CycleOutcome.PARTIAL, {"error": ERRORS})
+
+
+async def test_what_may_pass_is_not_hushed_because_the_other_kind_is_not_allowed(both: Bed, sandbox: Sandbox) -> None:
+    """One kind is not allowed, the other gets nonsense, whichever comes first."""
+    sandbox.faults.mangle = lambda _: {"list": "nonsense"}
+    with structlog.testing.capture_logs() as events:
+        async with both.open():
+            for _ in range(3):
+                sandbox.faults.api_errors = [ApiError(403, "DBS.280063")]
+                await both.collect()
+
+    levels = [event["log_level"] for event in events if event["event"] == "cycle.done"]
+    assert levels == ["warning"] * 3
 
 
 async def test_a_row_that_failed_says_of_which_log_it_is(both: Bed, sandbox: Sandbox) -> None:

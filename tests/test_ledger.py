@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from ddslogd.errors import ConfigError
-from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, LogKind, Node, Snapshot
+from ddslogd.errors import ConfigError, StorageError
+from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, LogKind, Node, Snapshot, Stored, Unchanged
 from ddslogd.storage import layout
-from ddslogd.storage.ledger import KEPT_CYCLES, Ledger
+from ddslogd.storage.ledger import DROP_OLD, KEPT_CYCLES, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,6 +70,17 @@ async def test_what_is_entered_is_held(ledger: Ledger) -> None:
     await ledger.enter(SNAPSHOT)
 
     assert await ledger.holds(layout.key(FILE))
+
+
+async def test_a_name_that_is_given_is_kept(ledger: Ledger, tmp_path: Path) -> None:
+    await ledger.enter_names({("eu", "a"): "orders", ("asia", "a"): "orders-a"})
+    await ledger.close()
+
+    again = Ledger(tmp_path)
+    await again.open()
+    names = await again.names()
+    await again.close()
+    assert names == {("eu", "a"): "orders", ("asia", "a"): "orders-a"}
 
 
 async def test_another_update_time_is_another_file(ledger: Ledger) -> None:
@@ -201,14 +212,6 @@ async def test_the_tick_of_each_instances_last_cycle_is_known(ledger: Ledger) ->
     assert await ledger.last_ticks() == {"orders": NOW + timedelta(minutes=10)}
 
 
-async def test_only_a_cycle_without_failures_is_a_success(ledger: Ledger) -> None:
-    await ledger.close_cycle(report(), tick=NOW)
-    for outcome in (CycleOutcome.FAILED, CycleOutcome.PARTIAL, CycleOutcome.NO_ROOM):
-        await ledger.close_cycle(report(at=NOW + timedelta(hours=1), outcome=outcome), tick=NOW)
-
-    assert await ledger.last_successes() == {"orders": NOW + timedelta(seconds=3)}
-
-
 async def test_failures_count_from_the_first_one_on(ledger: Ledger) -> None:
     for minutes in (0, 20, 40):
         await ledger.close_cycle(report(at=NOW + timedelta(minutes=minutes), failed=("a",)), tick=NOW)
@@ -256,3 +259,139 @@ async def test_it_is_in_wal_mode_and_only_ours_to_read(ledger: Ledger, tmp_path:
 
     assert (mode, (tmp_path / "ledger.sqlite3").stat().st_mode & 0o777) == ("wal", 0o640)
     assert await ledger.failures() == ()
+
+
+async def test_damage_that_shows_in_the_middle_of_work_is_put_aside_and_the_work_is_done(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """As a disk does that loses a page while the daemon runs."""
+    await ledger.enter(SNAPSHOT)
+    overwrite_all_pages(tmp_path)
+
+    later = replace(FILE, file_name="later")
+    with structlog.testing.capture_logs() as events:
+        await ledger.enter(replace(SNAPSHOT, file=later, key=layout.key(later), path=layout.key(later)))
+
+    told = [(event["event"], event["todo"]) for event in events]
+    assert (told, await ledger.holds(layout.key(later)), (tmp_path / "ledger.sqlite3.damaged-1").exists()) == (
+        [("ledger.damaged", "see the disk; the next start enters what is on disk")],
+        True,
+        True,
+    )
+
+
+def overwrite_all_pages(directory: Path) -> None:
+    """Move everything out of the WAL, so that it is read from the file again, and destroy the file in place."""
+    with closing(sqlite3.connect(directory / "ledger.sqlite3")) as db:
+        db.execute("UPDATE snapshots SET size = size + 1")
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    path = directory / "ledger.sqlite3"
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+
+
+async def test_a_refused_row_is_no_damage(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="NOT NULL"):
+        await ledger.enter(replace(SNAPSHOT, md5=None))  # type: ignore[arg-type]  # a bug of ours
+
+    assert not (tmp_path / "ledger.sqlite3.damaged-1").exists()
+
+
+async def test_damage_is_found_at_an_open_after_a_clean_end_too(ledger: Ledger, tmp_path: Path) -> None:
+    for number in range(300):
+        file = replace(FILE, file_name=f"file-{number}")
+        await ledger.enter(replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file)))
+    await ledger.close()
+    with (tmp_path / "ledger.sqlite3").open("r+b") as pages:
+        pages.seek(8192)
+        pages.write(b"\xff" * 65536)
+
+    again = Ledger(tmp_path)
+    known = await again.open()
+    await again.close()
+    assert (known, (tmp_path / "ledger.sqlite3.damaged-1").exists()) == (False, True)
+
+
+async def test_an_empty_file_holds_nothing_that_was_known(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").touch()
+    ledger = Ledger(tmp_path)
+
+    known = await ledger.open()
+
+    await ledger.close()
+    assert not known
+
+
+async def test_what_succeeded_before_the_cycle_failed_as_a_whole_fails_no_more(ledger: Ledger) -> None:
+    await ledger.close_cycle(report(failed=("node-1", "a", "node-2")), tick=NOW)
+    second = replace(FILE, node="node-2")
+    broken = report(outcome=CycleOutcome.FAILED, error="gone")
+
+    await ledger.close_cycle(
+        replace(broken, outcomes=[Stored(snapshot=SNAPSHOT, fetched=1), Unchanged(file=second)]), tick=NOW
+    )
+
+    assert [failure.node for failure in await ledger.failures()] == ["", "a"]
+
+
+async def test_instances_that_are_gone_leave_no_failures_and_no_nodes(ledger: Ledger, tmp_path: Path) -> None:
+    for name in ("orders", "gone"):
+        await ledger.enter_nodes(name, [Node(id="a", name="n1", group="shard", role="Primary")])
+        await ledger.close_cycle(replace(report(failed=("a",)), instance=name), tick=NOW)
+
+    await ledger.forget_instances({"orders"})
+
+    nodes = one_row(tmp_path, "SELECT group_concat(instance) FROM nodes")
+    assert ([failure.instance for failure in await ledger.failures()], nodes) == (["orders"], ("orders",))
+
+
+async def test_entries_that_nothing_asks_for_are_dropped_and_each_series_keeps_its_newest(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Of node-1 a newer one is known; node-2 exported nothing since."""
+    for node, days in (("node-1", 40), ("node-1", 29), ("node-2", 50), ("node-2", 40)):
+        at = NOW - timedelta(days=days)
+        file = replace(FILE, node=node, updated_at=at)
+        await ledger.enter(replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file), stored_at=at))
+
+    await ledger.close_cycle(report(), tick=NOW)
+
+    kept = one_row(
+        tmp_path, "SELECT group_concat(node || ' ' || ((1767323045678 - updated_ms) / 86400000)) FROM snapshots"
+    )
+    assert kept == ("node-1 29,node-2 40",)
+
+
+async def test_the_drop_of_old_entries_reads_an_index(ledger: Ledger, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+        plan = " ".join(str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {DROP_OLD}", ("orders", 1, 1)))
+
+    assert ("snapshots_of_age (instance=? AND stored_ms<?)" in plan, "SCAN" in plan) == (True, False), plan
+    assert await ledger.failures() == ()
+
+
+async def test_a_ledger_of_another_directory_is_refused_until_its_files_have_moved(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    before, now = tmp_path / "before", tmp_path / "now"
+    (before / "snapshots").mkdir(parents=True)
+    await ledger.belong_to(before)
+    await ledger.enter(SNAPSHOT)
+
+    with pytest.raises(ConfigError, match=r"set storage\.directory back, or move .* a storage\.state of its own"):
+        await ledger.belong_to(now)
+
+    before.rename(now)
+    before.mkdir()  # systemd makes it again
+    await ledger.belong_to(now)
+    assert one_row(tmp_path, "SELECT * FROM meta") == ("directory", str(now))
+
+
+async def test_a_ledger_without_snapshots_goes_to_any_directory(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "before" / "snapshots").mkdir(parents=True)
+    await ledger.belong_to(tmp_path / "before")
+
+    await ledger.belong_to(tmp_path / "now")
+
+    assert one_row(tmp_path, "SELECT value FROM meta") == (str(tmp_path / "now"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +94,16 @@ async def test_a_wrong_secret_key_costs_one_look_up_in_a_cool_down(
             await by_key.collect()
 
     assert sandbox.calls["projects"] == 1
+
+
+async def test_a_clock_that_is_off_by_an_hour_is_corrected_by_the_first_refusal(sandbox: Sandbox, by_key: Bed) -> None:
+    """Signatures that are over 15 minutes off are refused; the refusal tells the time."""
+    named(by_key, sandbox.project_name)
+    sandbox.faults.skew = timedelta(hours=1)
+
+    await by_key.collect()
+
+    assert (by_key.contents(), sandbox.calls["projects"]) == ([LOG], 2)
 
 
 @pytest.fixture

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 import structlog
 
+from ddslogd.errors import ConfigError, Locked
 from ddslogd.models import Unchanged
-from ddslogd.storage.ledger import Ledger
+from ddslogd.storage.ledger import KEPT_DAYS, Ledger
+from ddslogd.storage.recovery import recover
+from ddslogd.storage.store import Store, claim
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Bed, ManualClock
     from ddslogd.sandbox import Sandbox
 
@@ -181,7 +190,161 @@ async def test_the_books_hold_both_request_ids_and_the_tries(sandbox: Sandbox, b
 async def test_the_ledger_closes_without_leaving_a_wal(bed: Bed) -> None:
     await restart(bed)
 
-    assert [path.name for path in bed.state.iterdir()] == ["ledger.sqlite3"]
+    assert sorted(path.name for path in bed.state.iterdir()) == [".ddslogd.lock", "ledger.sqlite3"]
     ledger = Ledger(bed.state)
     assert await ledger.open()
     await ledger.close()
+
+
+STRAY = "errorlog.20260102T030400.000Z.log"
+
+
+async def test_files_that_are_none_of_ours_are_left_alone(sandbox: Sandbox, bed: Bed) -> None:
+    """What a log shipper, logrotate or an operator left, in any depth."""
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    node = bed.files()[0].parent
+    for path in (node / "notes.txt", node / "x.log.1.gz", node.parent / STRAY, node / "deeper" / STRAY):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (bed.directory / "snapshots" / STRAY).write_bytes(b"x")
+
+    events = await restart(bed)
+
+    assert (events, rows(bed, "SELECT count(*) FROM snapshots")) == ([], [(1,)])
+
+
+async def test_what_only_looks_like_a_snapshot_is_told_and_left_out(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    node = bed.files()[0].parent
+    (node / f"link-{STRAY}").symlink_to("/nonexistent")
+    os.mkfifo(node / f"pipe-{STRAY}")
+    (node / os.fsdecode(b"\xff\xfe-" + STRAY.encode())).write_bytes(b"x")
+
+    with structlog.testing.capture_logs() as events:
+        async with bed.open():
+            pass
+
+    told = sorted((event["event"], event["path"].rpartition("/")[2], event["reason"]) for event in events)
+    assert (told, rows(bed, "SELECT count(*) FROM snapshots")) == (
+        [
+            ("ledger.not_adopted", f"\\xff\\xfe-{STRAY}", "its name is not UTF-8"),
+            ("ledger.not_adopted", f"link-{STRAY}", "it is no regular file"),
+            ("ledger.not_adopted", f"pipe-{STRAY}", "it is no regular file"),
+        ],
+        [(1,)],
+    )
+
+
+async def test_a_file_that_is_gone_before_it_is_adopted_stops_nothing(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock, tmp_path: Path
+) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    store = Store(bed.directory, keep_free=0, fresh_for=timedelta(minutes=15))
+    found = [*store.open(clock.now()), f"snapshots/solo/{NODE}/{STRAY}"]
+    ledger = Ledger(tmp_path / "other")
+    with structlog.testing.capture_logs() as events:
+        await recover(store, ledger, found=found, names=["solo"], now=clock.now())
+    store.close()
+    await ledger.close()
+
+    assert [event["event"] for event in events] == ["ledger.not_adopted", "ledger.adopted"]
+
+
+async def test_a_promised_file_that_cannot_be_read_stops_nothing(sandbox: Sandbox, bed: Bed) -> None:
+    """Its path has a name that is too long for any disk."""
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "UPDATE snapshots SET published = 0, path = printf('%.300c', 'x')")
+
+    events = await restart(bed)
+
+    assert (events, rows(bed, "SELECT published, verified FROM snapshots")) == (["ledger.adopted"], [(1, 0)])
+
+
+async def test_a_part_at_the_end_of_time_is_swept(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    part = bed.files()[0].with_name(".x.99991231T235959.999Z.log~10~x~%22e%22.part")
+    part.write_bytes(b"x")
+
+    events = await restart(bed)
+
+    assert (events, part.exists()) == (["part.swept"], False)
+
+
+async def test_entries_that_were_dropped_do_not_come_back(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their files stay on disk; a start neither reads them nor tells of them."""
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    clock.forward(days=KEPT_DAYS + 1)
+    monkeypatch.setenv("DDSLOGD_TOKEN", sandbox.issue_token())  # the first one is a day old
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    left = rows(bed, "SELECT count(*) FROM snapshots")
+
+    events = await restart(bed)
+
+    assert (left, events, len(bed.files()), rows(bed, "SELECT count(*) FROM snapshots")) == ([(1,)], [], 2, left)
+
+
+async def test_of_a_lost_ledger_the_newest_file_comes_back_however_old(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    (bed.state / "ledger.sqlite3").unlink()
+    clock.forward(days=KEPT_DAYS + 1)
+    monkeypatch.setenv("DDSLOGD_TOKEN", sandbox.issue_token())  # the first one is a day old
+
+    report = await bed.collect()
+
+    assert (report.unchanged, len(bed.files())) == (1, 1)
+
+
+async def test_the_ledgers_directory_is_claimed_too(bed: Bed) -> None:
+    """Two configurations with a directory each and one state in common."""
+    async with bed.open():
+        bed.directory = bed.directory.with_name("other")
+        with pytest.raises(Locked, match=re.escape(f"works on {bed.state}")):
+            async with bed.open():
+                pass
+
+    os.close(claim(bed.state))  # free again
+
+
+async def test_one_directory_for_both_is_claimed_once(bed: Bed) -> None:
+    bed.state = bed.directory
+
+    assert await restart(bed) == []
+
+
+async def test_a_ledger_is_not_used_for_another_directory(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    bed.directory = bed.directory.with_name("other")
+
+    with pytest.raises(ConfigError, match=r"belongs to the storage\.directory"):
+        await restart(bed)
+
+
+async def test_files_and_ledger_that_moved_together_go_on(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    bed.directory = bed.directory.rename(bed.directory.with_name("other"))
+
+    assert (await bed.collect()).unchanged == 1
+
+
+async def test_a_start_forgets_what_failed_of_instances_that_are_configured_no_more(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.faults.failed_rows.add(NODE)
+    await bed.collect()
+    change(bed, "UPDATE failures SET instance = 'gone'")
+
+    await restart(bed)
+
+    assert rows(bed, "SELECT * FROM failures") == []

@@ -16,13 +16,14 @@ from ddslogd.pacing import SystemClock, next_tick
 from ddslogd.scheduler import LONGEST_NAP_S, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.looptime
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 EVERY = 20 * MINUTE
+NEVER = 1000 * DAY  # no refresh but the first one
 
 
 def named(name: str, *, schedule: Every | Cron | None = None) -> Instance:
@@ -59,6 +60,8 @@ class Desk:
     ticks: dict[str, datetime] = field(default_factory=dict)
     took: dict[str, list[timedelta]] = field(default_factory=dict)
     bugs: dict[str, list[Exception]] = field(default_factory=dict)
+    fleets: list[Callable[[], tuple[Instance, ...]]] = field(default_factory=list)
+    refreshed: list[datetime] = field(default_factory=list)
 
     async def cycle(self, instance: Instance, tick: datetime) -> None:
         self.begun.append((instance.name, self.clock.now()))
@@ -69,10 +72,19 @@ class Desk:
             raise bugs.pop(0)
         self.ended.append((instance.name, self.clock.now()))
 
+    def scheduler(
+        self, *instances: Instance, last_ticks: dict[str, datetime] | None = None, refresh: timedelta = NEVER
+    ) -> Scheduler:
+        async def fleet() -> tuple[Instance, ...]:
+            self.refreshed.append(self.clock.now())
+            return self.fleets.pop(0)() if self.fleets else instances
+
+        return Scheduler(cycle=self.cycle, clock=self.clock, last_ticks=last_ticks or {}, fleet=fleet, refresh=refresh)
+
     async def serve(
         self, *instances: Instance, lasts: timedelta, last_ticks: dict[str, datetime] | None = None
     ) -> None:
-        scheduler = Scheduler(cycle=self.cycle, clock=self.clock, last_ticks=last_ticks or {})
+        scheduler = self.scheduler(*instances, last_ticks=last_ticks)
         with suppress(TimeoutError):
             async with asyncio.timeout(lasts.total_seconds()):
                 await scheduler.serve(instances)
@@ -244,7 +256,7 @@ async def test_cron_ticks_by_its_time_zone_and_once_in_the_hour_that_is_not_ther
 @asynccontextmanager
 async def serving(desk: Desk, *instances: Instance) -> AsyncIterator[Scheduler]:
     """Serve while the test goes on."""
-    scheduler = Scheduler(cycle=desk.cycle, clock=desk.clock, last_ticks={"orders": START})
+    scheduler = desk.scheduler(*instances, last_ticks={"orders": START})
     task = asyncio.create_task(scheduler.serve(instances))
     await asyncio.sleep(0)
     yield scheduler
@@ -326,7 +338,7 @@ async def test_stopping_cancels_what_runs_and_begins_nothing_more(desk: Desk) ->
 
 async def changing(desk: Desk, *fleets: list[Instance], every: timedelta) -> None:
     """Serve the first fleet, and after each interval the next one."""
-    scheduler = Scheduler(cycle=desk.cycle, clock=desk.clock, last_ticks={})
+    scheduler = desk.scheduler(*fleets[0])
     serving = asyncio.create_task(scheduler.serve(fleets[0]))
     await asyncio.sleep(every.total_seconds())
     for fleet in fleets[1:]:
@@ -376,7 +388,7 @@ async def test_an_instance_with_another_schedule_follows_it_from_its_last_tick_o
     assert (len(before), len(after)) == (4, 13)
 
 
-async def test_an_instance_that_changes_waits_until_its_old_cycle_has_ended() -> None:
+async def test_an_instance_that_changes_waits_until_its_old_cycle_has_ended(desk: Desk) -> None:
     """Nothing of one instance runs twice at once, not even while it is being stopped."""
     running, most = 0, 0
 
@@ -391,7 +403,8 @@ async def test_an_instance_that_changes_waits_until_its_old_cycle_has_ended() ->
                 await asyncio.shield(asyncio.sleep(1800))
             running -= 1
 
-    scheduler = Scheduler(cycle=cycle, clock=LoopClock(), last_ticks={})
+    desk.cycle = cycle  # type: ignore[method-assign]  # the same desk, but for this
+    scheduler = desk.scheduler(ORDERS)
     serving = asyncio.create_task(scheduler.serve([ORDERS]))
     await asyncio.sleep(60)
     scheduler.update([named("orders", schedule=Every(interval=5 * MINUTE))])
@@ -400,3 +413,34 @@ async def test_an_instance_that_changes_waits_until_its_old_cycle_has_ended() ->
     await asyncio.wait([serving])
 
     assert most == 1
+
+
+async def test_the_fleet_is_asked_for_at_once_and_at_each_refresh(desk: Desk) -> None:
+    desk.fleets = [lambda: (), lambda: (EVENTS,)]
+
+    await refreshing(desk, lasts=50 * MINUTE)
+
+    assert desk.refreshed == [START + number * 15 * MINUTE for number in range(4)]
+    assert desk.began(EVENTS)[0] == START + 15 * MINUTE
+
+
+async def test_a_bug_in_a_refresh_ends_neither_the_cycles_nor_the_next_refresh(desk: Desk) -> None:
+    def bug() -> tuple[Instance, ...]:
+        msg = "nobody foresaw it"
+        raise KeyError(msg)
+
+    desk.fleets = [bug, bug]
+
+    with capture_logs() as events:
+        await refreshing(desk, ORDERS, lasts=HOUR)
+
+    told = [event["log_level"] for event in events if event["event"] == "discovery.bug"]
+    assert (told, len(desk.refreshed), len(desk.began())) == (["error"] * 2, 4, 4)
+
+
+async def refreshing(desk: Desk, *instances: Instance, lasts: timedelta) -> None:
+    """Serve with a refresh every 15 minutes."""
+    scheduler = desk.scheduler(*instances, refresh=15 * MINUTE)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(lasts.total_seconds()):
+            await scheduler.serve(instances)

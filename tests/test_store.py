@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -296,3 +298,89 @@ def test_the_directory_is_free_again_after_close(store: Store, reopened: Store) 
     with pytest.raises(Locked):
         store.open(NOW)
     reopened.close()
+
+
+class SlowAdoption:
+    """A file system whose reads take their time: the thread that takes a part over is held until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        pread = os.pread
+
+        def slow(fd: int, size: int, offset: int) -> bytes:
+            self.reached.set()
+            self.go.wait(10)
+            return pread(fd, size, offset)
+
+        monkeypatch.setattr(os, "pread", slow)
+
+
+async def test_a_cancelled_take_over_harms_neither_the_part_nor_another_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor stays open until the thread is done with it; the part is put aside as it was."""
+    await leave(store, b"a" * 100_000)
+    slow = SlowAdoption(monkeypatch)
+
+    async def take_over() -> None:
+        async with store.part(FILE):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(take_over())
+    await asyncio.to_thread(slow.reached.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    innocent = tmp_path / "innocent"
+    with innocent.open("w+b") as file:
+        file.write(bytes(5000))
+        file.flush()
+        slow.go.set()
+        await asyncio.wait([task])
+
+    (part,) = final(tmp_path).parent.iterdir()
+    assert (innocent.stat().st_size, part.stat().st_size, task.cancelled()) == (5000, 100_000, True)
+
+
+async def test_a_part_that_cannot_be_synced_is_thrown_away(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed fsync the kernel has given the pages up; the next one would succeed without them."""
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"0123456789"])
+        monkeypatch.setattr(os, "fsync", broken)
+        with pytest.raises(StorageError, match="EIO"):
+            await part.publish()
+
+    assert list(final(tmp_path).parent.iterdir()) == []
+
+
+async def test_a_part_that_cannot_be_opened_is_removed_and_begun_anew(store: Store, tmp_path: Path) -> None:
+    await leave(store, b"a" * 100_000)
+    (part,) = final(tmp_path).parent.iterdir()
+    part.unlink()
+    part.symlink_to(tmp_path / "nowhere")
+
+    async with store.part(FILE) as fresh:
+        size = fresh.size
+
+    assert (size, list(final(tmp_path).parent.iterdir())) == (0, [])
+
+
+async def test_once_a_day_parts_that_nobody_knows_of_are_swept_and_growing_ones_are_not(
+    store: Store, tmp_path: Path
+) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        stray = final(tmp_path).with_name(".stray.part")
+        stray.write_bytes(b"x")
+        early = stray.exists() and await store.sweep(NOW + timedelta(hours=23))
+        still_there = stray.exists()
+        await store.sweep(NOW + timedelta(days=1))
+        left = [path.name for path in final(tmp_path).parent.iterdir()]
+
+    assert (early, still_there, len(left), left[0].startswith(".errorlog")) == (0, True, 1, True)

@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -22,6 +23,7 @@ from ddslogd.errors import CloudError, ConfigError, Locked, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from types import TracebackType
     from typing import Any
 
     from ddslogd.config import Loaded, Settings
@@ -105,8 +107,8 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
 
     INSTANCE is a name or an id of the configuration; where none is given, all have their cycle.
 
-    Exit status 0: every file is on disk. 1: something failed. 74: the disk refuses. 75: another ddslogd works on the
-    directory. 78: the configuration is wrong.
+    Exit status 0: every file is on disk. 1: something failed, or a list to discover from could not be had. 74: the
+    disk refuses. 75: another ddslogd works on the directory. 78: the configuration is wrong.
     """
     from rich.console import Console  # noqa: PLC0415  # heavy
 
@@ -119,13 +121,19 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
     loaded = config.load(path)
     _print_warnings(loaded, path)
 
+    unlisted: dict[str, str] = {}
+
     async def cycles() -> list[CycleReport]:
         with watching(Console()) as progress:
             async with opened(loaded.settings, clock=SystemClock(), progress=progress, redact=redactor.add) as service:
-                return await service.once(_chosen(await service.fleet(), names))
+                fleet = await service.fleet()
+                unlisted.update(service.unlisted())
+                return await service.once(_chosen(fleet, names, whole=not unlisted))
 
     reports = _until_signal(cycles())
-    if reports is None or any(report.error or report.failures for report in reports):
+    for cloud, reason in unlisted.items():
+        click.echo(redactor.clean(f"ddslogd: the instances of {cloud} could not be discovered: {reason}"), err=True)
+    if reports is None or unlisted or any(report.error or report.failures for report in reports):
         sys.exit(EXIT_FAILED)
 
 
@@ -249,6 +257,11 @@ def _events(level: str, form: str) -> Redactor:
 
     redactor = log.Redactor()
     log.configure(redactor, level=level, form=form)
+
+    def say(kind: type[BaseException], exc: BaseException, traceback: TracebackType | None) -> None:
+        click.echo(redactor.clean("".join(format_exception(kind, exc, traceback))), err=True, nl=False)
+
+    sys.excepthook = say  # what nobody foresaw is told without its secrets, too
     return redactor
 
 
@@ -274,9 +287,10 @@ def _log_warnings(loaded: Loaded) -> None:
         structlog.get_logger().warning("config.warning", path=warning.path, line=warning.line, text=warning.text)
 
 
-def _chosen(fleet: tuple[Instance, ...], names: tuple[str, ...]) -> tuple[Instance, ...]:
+def _chosen(fleet: tuple[Instance, ...], names: tuple[str, ...], *, whole: bool) -> tuple[Instance, ...]:
+    """Give the instances that are named, or all; where the fleet is not whole, a name may be one of the rest."""
     unknown = [name for name in names if not any(name in {one.name, one.id} for one in fleet)]
-    if unknown:
+    if unknown and whole:
         known = ", ".join(sorted(one.name for one in fleet)[:20])
         raise click.BadParameter(f"not in the configuration: {', '.join(unknown)}; it has {known}")
     return tuple(one for one in fleet if not names or one.name in names or one.id in names)

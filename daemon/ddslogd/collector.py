@@ -39,7 +39,7 @@ log = structlog.get_logger()
 WARN_EVERY = timedelta(days=1)
 LARGE_SKEW = timedelta(seconds=60)
 _GOOD = {CycleOutcome.OK, CycleOutcome.NOTHING}
-_OPERATORS_TURN = {"Gone", "NotAllowed", "Unsupported"}
+_OPERATORS_TURN = {"Gone", "NotAllowed", "Unsupported", "CredentialsRefused"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +87,17 @@ class Collector:
         self._full = False
         self._warned: dict[str, tuple[str, datetime]] = {}  # by instance: what was warned of last, and when
         self._skewed: set[str] = set()
-        self._last_success: dict[str, datetime] = {}
+        self._served_at: dict[str, datetime] = {}  # by instance: when its last cycle ended, well or not
 
     async def open(self) -> None:
-        """Learn from the ledger how stale each instance is."""
-        self._last_success = await self.ledger.last_successes()
+        """Learn from the ledger how long each instance has been waiting."""
+        self._served_at = await self.ledger.last_ticks()
 
     async def collect(self, instance: Instance, *, tick: datetime) -> CycleReport:
         """Run one cycle and enter it in the ledger."""
         began = self.clock.monotonic()
         report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
-        if report.outcome in _GOOD:
-            self._last_success[report.instance] = report.finished_at
+        self._served_at[report.instance] = report.finished_at
         since = None
         try:
             since = await self.ledger.close_cycle(report, tick=tick)
@@ -110,8 +109,11 @@ class Collector:
         return report
 
     def urgency(self, instance: Instance) -> float:
-        """Give the urgency of a new export: the staler the instance, the sooner; after all that has begun."""
-        last = self._last_success.get(instance.name)
+        """Give the urgency of a new export: who waits longest for a turn is first; after all that has begun.
+
+        What counts is the last cycle, not the last success: instances that never succeed would starve the others.
+        """
+        last = self._served_at.get(instance.name)
         return 1.0 + (last.timestamp() if last else 0.0)
 
     def _tell(self, report: CycleReport, *, since: datetime | None, took_s: float) -> None:
@@ -139,7 +141,7 @@ class Collector:
             return logging.INFO
         if report.outcome is CycleOutcome.NO_ROOM:  # warned of once, for the whole disk
             return logging.INFO
-        if report.error_kind not in _OPERATORS_TURN:
+        if report.error_kind not in _OPERATORS_TURN or report.failures:
             return logging.WARNING
         kind, warned_at = self._warned.get(report.instance, ("", self.clock.now()))
         if kind == report.error_kind and self.clock.now() - warned_at < WARN_EVERY:
@@ -184,6 +186,7 @@ class _Cycle:
         self._account = account
         self._started_at = collector.clock.now()
         self._outcomes: list[Outcome] = []
+        self._failed_calls: list[CloudError] = []  # one a kind of log
         self._error = ""
         self._error_kind = ""
 
@@ -209,6 +212,11 @@ class _Cycle:
         async with asyncio.TaskGroup() as group:
             for kind in self._instance.logs:
                 group.create_task(self._follow_kind(kind, group), name=f"{self._instance.name}: {kind}")
+        if self._failed_calls:
+            self._error = "; ".join(dict.fromkeys(map(str, self._failed_calls)))
+            kinds = [type(exc).__name__ for exc in self._failed_calls]
+            # What may pass is worth more words than what waits for the operator.
+            self._error_kind = next((kind for kind in kinds if kind not in _OPERATORS_TURN), kinds[0])
 
     async def _follow_kind(self, kind: LogKind, group: asyncio.TaskGroup) -> None:
         instance = self._collector.roster.limited(self._instance, kind)
@@ -230,8 +238,7 @@ class _Cycle:
         try:
             missing = await export.follow(urgency=self._collector.urgency(self._instance))
         except CloudError as exc:
-            self._error = f"{self._error}; {exc}" if self._error else str(exc)
-            self._error_kind = type(exc).__name__
+            self._failed_calls.append(exc)
         else:
             for failed in missing:
                 self._note(failed)

@@ -5,14 +5,16 @@ each cloud ─► list of instances ─► matched against the entries ─► fl
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import structlog
 
-from ddslogd.errors import CloudError, NotAllowed
+from ddslogd.errors import CloudError, NotAllowed, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+Key = tuple[str, str]
+"""An instance's cloud and id."""
+
 PATIENCE = 2  # refreshes in a row without an instance until it counts as gone
+# Real time. A list may wait for the account's budget and be retried, but not for longer than from refresh to refresh.
+LIST_LIMIT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,30 +70,33 @@ def objection(listed: ListedInstance, rule: Discover) -> str | None:
     return None
 
 
-def judge(settings: Settings, listings: Mapping[str, Sequence[ListedInstance]]) -> tuple[Verdict, ...]:
+def judge(
+    settings: Settings, listings: Mapping[str, Sequence[ListedInstance]], *, names: Mapping[Key, str]
+) -> tuple[Verdict, ...]:
     """Match each listed instance against the entries of its cloud; the first that fits takes it.
 
-    Entries that name an instance win over those that discover. A name that several have is made different by the id.
+    Entries that name an instance win over those that discover. What has a name among ``names`` keeps it, whatever it
+    is called now. What has none takes its own, with the id behind it where another has that name.
     """
     explicit = {(instance.cloud, instance.id): instance for instance in settings.fleet()}
-    taken = Counter(instance.name for instance in settings.fleet())
     chosen = [
         (cloud, listed, *_first_match(settings, cloud, listed))
         for cloud, instances in listings.items()
         for listed in instances
     ]
-    taken.update(
-        listed.name for cloud, listed, entry, *_ in chosen if entry is not None and (cloud, listed.id) not in explicit
-    )
+    discovered = [
+        (cloud, listed)
+        for cloud, listed, entry, *_ in chosen
+        if entry is not None and (cloud, listed.id) not in explicit
+    ]
+    called = _names(discovered, configured={instance.name for instance in explicit.values()}, names=names)
     verdicts = []
     for cloud, listed, entry, place, reasons in chosen:
         instance = explicit.get((cloud, listed.id))
         if instance is not None:
             place = settings.place_of(instance.id)  # noqa: PLW2901  # it wins over what was discovered
         elif entry is not None:
-            unique = bool(listed.name) and taken[listed.name] == 1
-            name = listed.name if unique else f"{listed.name}-{listed.id[:8]}".lstrip("-")
-            instance = settings.discovered(entry, id_=listed.id, name=name, cloud=cloud)
+            instance = settings.discovered(entry, id_=listed.id, name=called[cloud, listed.id], cloud=cloud)
         verdicts.append(
             Verdict(
                 listed=listed,
@@ -97,6 +107,23 @@ def judge(settings: Settings, listings: Mapping[str, Sequence[ListedInstance]]) 
             )
         )
     return tuple(verdicts)
+
+
+def _names(
+    discovered: Sequence[tuple[str, ListedInstance]], *, configured: set[str], names: Mapping[Key, str]
+) -> dict[Key, str]:
+    """Give each discovered instance a name that no other has: two with one name would share a directory."""
+    kept = {key: name for key, name in names.items() if name not in configured}
+    new = [(cloud, listed) for cloud, listed in discovered if (cloud, listed.id) not in kept]
+    alike = Counter(listed.name for _, listed in new)
+    taken = {"", *configured, *names.values(), *(name for name, times in alike.items() if times > 1)}
+    for cloud, listed in new:
+        name = listed.name
+        while name in taken:
+            name = f"{name}-{listed.id}".lstrip("-")
+        taken.add(name)
+        kept[cloud, listed.id] = name
+    return kept
 
 
 def _first_match(
@@ -127,54 +154,96 @@ class Discovery:
         self._settings = settings
         self._roster = roster
         self._ledger = ledger
-        self._discovered: dict[str, Instance] = {}  # by id
-        self._unseen: Counter[str] = Counter()  # refreshes in a row
+        self._discovered: dict[Key, Instance] = {}
+        self._unseen: Counter[Key] = Counter()  # refreshes in a row
         self._quiet: set[str] = set()  # clouds whose list we may not see, and were told so
+        self._unlisted: dict[str, str] = {}  # why, by cloud
 
     def fleet(self) -> tuple[Instance, ...]:
         """Give all instances that are collected from, as of the last refresh."""
         return (*self._settings.fleet(), *self._discovered.values())
 
+    def unlisted(self) -> dict[str, str]:
+        """Give the clouds whose lists are needed and could not be had by the last refresh, and why."""
+        return dict(self._unlisted)
+
     async def refresh(self) -> tuple[Verdict, ...]:
-        """Ask each cloud for its list and bring the fleet in line; a cloud that does not answer changes nothing."""
-        listings = {name: listing for name in self._apis if (listing := await self._list(name)) is not None}
-        verdicts = judge(self._settings, listings)
+        """Ask each cloud for its list and bring the fleet in line; a cloud that does not answer changes nothing.
+
+        Raises:
+            StorageError: The ledger cannot be used. The fleet stays as it is.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(self._list(name), name=f"list of {name}") for name in self._apis}
+        listings = {name: listing for name, task in tasks.items() if (listing := task.result()) is not None}
+        verdicts = await self._judged(listings)
         for verdict in verdicts:
             if verdict.instance is not None:
                 self._roster.enter(verdict.instance.name, verdict.listed.nodes)
                 await self._ledger.enter_nodes(verdict.instance.name, verdict.listed.nodes)
-        self._bring_in_line(verdicts, asked=set(listings))
+        self._bring_in_line(self._taken(verdicts), asked=set(listings))
         return verdicts
 
+    async def _judged(self, listings: Mapping[str, Sequence[ListedInstance]]) -> tuple[Verdict, ...]:
+        """Judge, and note the names that are given before anything is stored under them."""
+        entered = await self._ledger.names()
+        known = entered | {key: instance.name for key, instance in self._discovered.items()}  # it may be a new ledger
+        verdicts = judge(self._settings, listings, names=known)
+        given = {key: instance.name for key, instance in self._taken(verdicts).items()}
+        new = {key: name for key, name in given.items() if entered.get(key) != name}
+        if new:
+            await self._ledger.enter_names(new)
+        return verdicts
+
+    def _taken(self, verdicts: Sequence[Verdict]) -> dict[Key, Instance]:
+        """Give the instances that entries discovered, not those that entries name."""
+        explicit = {(instance.cloud, instance.id) for instance in self._settings.fleet()}
+        return {
+            (verdict.cloud, verdict.listed.id): verdict.instance
+            for verdict in verdicts
+            if verdict.instance is not None and (verdict.cloud, verdict.listed.id) not in explicit
+        }
+
     async def _list(self, cloud: str) -> tuple[ListedInstance, ...] | None:
+        needed = bool(self._settings.discover_entries(cloud))
         try:
-            listing = await self._apis[cloud].instances()
+            listing = await self._in_time(cloud)
         except CloudError as exc:
-            needed = bool(self._settings.discover_entries(cloud))
             if needed or cloud not in self._quiet:
                 tell = log.warning if needed else log.info
                 tell("discovery.failed", cloud=cloud, reason=str(exc), todo=_todo(exc, needed=needed))
             self._quiet.add(cloud)
+            if needed:
+                self._unlisted[cloud] = str(exc)
             return None
         self._quiet.discard(cloud)
+        self._unlisted.pop(cloud, None)
         return listing
 
-    def _bring_in_line(self, verdicts: Sequence[Verdict], *, asked: set[str]) -> None:
-        explicit = {instance.id for instance in self._settings.fleet()}
-        now = {
-            verdict.instance.id: verdict.instance
-            for verdict in verdicts
-            if verdict.instance is not None and verdict.instance.id not in explicit
-        }
-        for instance in now.values():
-            self._unseen.pop(instance.id, None)
-            if instance.id not in self._discovered:
+    async def _in_time(self, cloud: str) -> tuple[ListedInstance, ...]:
+        """Give a cloud's list, or end it after the limit: one that hangs must not keep the others' fleet as it is."""
+        limit = asyncio.timeout(LIST_LIMIT.total_seconds())
+        try:
+            async with limit:
+                return await self._apis[cloud].instances()
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            minutes = LIST_LIMIT // timedelta(minutes=1)
+            msg = f"the list of instances did not come within {minutes} minutes"
+            raise Unavailable(msg) from exc
+
+    def _bring_in_line(self, now: Mapping[Key, Instance], *, asked: set[str]) -> None:
+        for key, instance in now.items():
+            self._unseen.pop(key, None)
+            if key not in self._discovered:
                 log.info("instance.appeared", instance=instance.name, id=instance.id, cloud=instance.cloud)
-            self._discovered[instance.id] = instance
-        for instance in [one for one in self._discovered.values() if one.cloud in asked and one.id not in now]:
-            self._unseen[instance.id] += 1
-            if self._unseen[instance.id] >= PATIENCE:
-                del self._discovered[instance.id], self._unseen[instance.id]
+            self._discovered[key] = instance
+        for key in [key for key in self._discovered if key[0] in asked and key not in now]:
+            self._unseen[key] += 1
+            if self._unseen[key] >= PATIENCE:
+                del self._unseen[key]
+                instance = self._discovered.pop(key)
                 log.warning("instance.disappeared", instance=instance.name, id=instance.id, cloud=instance.cloud)
 
 

@@ -10,8 +10,9 @@ import structlog
 from ddslogd.pacing import due
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from datetime import datetime, timedelta
+    from typing import Any
 
     from ddslogd.models import Instance
     from ddslogd.pacing import Clock
@@ -27,9 +28,11 @@ class Scheduler:
     def __init__(
         self,
         *,
-        cycle: Callable[[Instance, datetime], Awaitable[object]],
+        cycle: Callable[[Instance, datetime], Coroutine[Any, Any, object]],
         clock: Clock,
         last_ticks: Mapping[str, datetime],
+        fleet: Callable[[], Awaitable[Iterable[Instance]]],
+        refresh: timedelta,
     ) -> None:
         """Prepare.
 
@@ -37,10 +40,14 @@ class Scheduler:
             cycle: Runs one cycle of an instance, for a tick.
             clock: Says when a tick has come.
             last_ticks: By instance name: the last tick that had its cycle, so that a restart repeats and skips none.
+            fleet: Says which instances there are now.
+            refresh: How often it is asked, the first time at once.
         """
         self._cycle = cycle
         self._clock = clock
         self._last_ticks = dict(last_ticks)
+        self._fleet = fleet
+        self._refresh = refresh
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -48,7 +55,9 @@ class Scheduler:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as self._group:
             self.update(instances)
-            await asyncio.Event().wait()  # there may be no instance yet, and others later
+            while True:
+                await self._guarded(self._follow(), "discovery.bug")
+                await self._clock.sleep(self._refresh.total_seconds())
 
     def update(self, instances: Iterable[Instance]) -> None:
         """Take another fleet: new instances begin, others end, and those that stay the same are not disturbed."""
@@ -62,16 +71,22 @@ class Scheduler:
                 ticks = self._ticks(instance, after=ending.get(instance.name))
                 self._tasks[instance] = self._group.create_task(ticks, name=f"ticks of {instance.name}")
 
+    async def _follow(self) -> None:
+        self.update(await self._fleet())
+
+    async def _guarded(self, work: Coroutine[Any, Any, object], event: str, **fields: str) -> None:
+        try:
+            await work
+        except Exception:  # the one broad except: a bug in one piece of work must not end the others, nor the next one
+            log.exception(event, **fields)
+
     async def _ticks(self, instance: Instance, *, after: asyncio.Task[None] | None) -> None:
         if after is not None:  # the same instance as it was before: its cycle has to be over
             await asyncio.wait([after])
         while True:
             tick = await self._next(instance, self._last_ticks.get(instance.name))
             self._last_ticks[instance.name] = tick
-            try:
-                await self._cycle(instance, tick)
-            except Exception:  # the one broad except: a bug in one cycle must not end the others, nor the next one
-                log.exception("cycle.bug", instance=instance.name)
+            await self._guarded(self._cycle(instance, tick), "cycle.bug", instance=instance.name)
 
     async def _next(self, instance: Instance, last: datetime | None) -> datetime:
         """Return once the next tick has come, with that tick."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ from ddslogd.roster import Roster
 from ddslogd.scheduler import Scheduler
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.recovery import recover
-from ddslogd.storage.store import Store
+from ddslogd.storage.store import Store, claim
 from ddslogd.transfer.downloader import Downloader
 
 if TYPE_CHECKING:
@@ -63,21 +64,29 @@ class Service:
 
     async def serve(self) -> None:
         """Run every instance's cycles at their ticks, until cancelled."""
-        scheduler = Scheduler(cycle=self._cycle, clock=self._clock, last_ticks=await self._ledger.last_ticks())
+        scheduler = Scheduler(
+            cycle=self._cycle,
+            clock=self._clock,
+            last_ticks=await self._ledger.last_ticks(),
+            fleet=self._refreshed,
+            refresh=self._settings.schedule.refresh,
+        )
         named = self._settings.fleet()
         log.info("service.started", version=__version__, instances=len(named), clouds=len(self._settings.clouds))
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._discover(scheduler), name="discovery")
-                await scheduler.serve(named)
+            await scheduler.serve(named)
         finally:
             log.info("service.stopped")
 
     async def fleet(self) -> tuple[Instance, ...]:
-        """Give all instances there are now, those that have to be discovered too."""
+        """Give all instances there are now, those that have to be discovered too; see ``unlisted``."""
         if any(self._settings.discover_entries(cloud) for cloud in self._settings.clouds):
             await self._discovery.refresh()
         return self._discovery.fleet()
+
+    def unlisted(self) -> dict[str, str]:
+        """Give the clouds whose lists are needed and could not be had, and why; ``fleet`` has nothing new of them."""
+        return self._discovery.unlisted()
 
     async def once(self, instances: Iterable[Instance]) -> list[CycleReport]:
         """Run one cycle of each instance, all at once; give their reports in the same order."""
@@ -92,14 +101,12 @@ class Service:
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
         await self._collector.collect(instance, tick=tick)
 
-    async def _discover(self, scheduler: Scheduler) -> None:
-        while True:
-            try:
-                await self._discovery.refresh()
-            except StorageError as exc:
-                log.error("ledger.failed", reason=str(exc))
-            scheduler.update(self._discovery.fleet())
-            await self._clock.sleep(self._settings.schedule.refresh.total_seconds())
+    async def _refreshed(self) -> tuple[Instance, ...]:
+        try:
+            await self._discovery.refresh()
+        except StorageError as exc:
+            log.error("ledger.failed", reason=str(exc))
+        return self._discovery.fleet()
 
 
 @asynccontextmanager
@@ -115,8 +122,8 @@ async def opened(
         redact: Hears every secret, so that none is printed.
 
     Raises:
-        Locked: Another ddslogd works on the storage directory.
-        ConfigError: The ledger is a newer ddslogd's.
+        Locked: Another ddslogd works on the storage directory, or on the ledger's.
+        ConfigError: The ledger is a newer ddslogd's, or belongs to another storage directory.
         StorageError: The disk refuses.
     """
     async with AsyncExitStack() as stack:
@@ -141,12 +148,15 @@ async def opened(
 async def seen(settings: Settings, *, clock: Clock, redact: Callable[[str], None]) -> tuple[Verdict, ...]:
     """Ask every cloud for its instances, and say what becomes of each. Touches no disk.
 
+    So it knows no names that were given before: it says those that would be given now.
+
     Raises:
         CloudError: A cloud does not answer, or does not let us see its list.
     """
     async with AsyncExitStack() as stack:
         accounts = await _accounts(settings, clock=clock, progress=Silent(), redact=redact, stack=stack)
-        return judge(settings, {name: await account.api.instances() for name, account in accounts.items()})
+        listings = {name: await account.api.instances() for name, account in accounts.items()}
+        return judge(settings, listings, names={})
 
 
 async def _accounts(
@@ -176,14 +186,25 @@ async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
     )
     stack.callback(store.close)
     found = await asyncio.to_thread(store.open, clock.now())
+    _claim_state(settings, stack)
     ledger = Ledger(storage.state)
     stack.push_async_callback(ledger.close)
     known = await ledger.open()
+    await ledger.belong_to(storage.directory)
     if found and not known:
         log.error("ledger.missing", directory=str(storage.state), todo="nothing: it is rebuilt from what is on disk")
     names = [instance.name for instance in settings.fleet()]
     await recover(store, ledger, found=found, names=names, now=clock.now())
+    if not any(settings.discover_entries(cloud) for cloud in settings.clouds):  # else it is not known yet who is there
+        await ledger.forget_instances(set(names))
     return store, ledger
+
+
+def _claim_state(settings: Settings, stack: AsyncExitStack) -> None:
+    """Claim the ledger's directory too: two directories of logs may not share a ledger."""
+    storage = settings.storage
+    if storage.state.resolve() != storage.directory.resolve():  # else it is claimed already
+        stack.callback(os.close, claim(storage.state))
 
 
 class _Builder:

@@ -39,21 +39,25 @@ class Circuit:
         self._probe_at = 0.0  # by the steady clock
         self._probing = False
 
-    def enter(self) -> None:
-        """Pass, or be refused at once.
+    def check(self) -> None:
+        """Refuse at once what could not pass now.
 
         Raises:
             Unavailable: The circuit is open, and somebody else probes or it is too early to.
         """
-        if self._silent < OPEN_AFTER:
-            return
-        if self._probing or self._clock.monotonic() < self._probe_at:
+        if self._silent >= OPEN_AFTER and (self._probing or self._clock.monotonic() < self._probe_at):
             raise Unavailable(f"{self._name} gave no answer to the last {self._silent} calls: wait, it is probed")
-        self._probing = True
 
-    def left(self, *, answered: bool | None) -> None:
+    def enter(self) -> bool:
+        """Pass, or be refused as by ``check``; tell whether this call is the probe."""
+        self.check()
+        self._probing = self._silent >= OPEN_AFTER
+        return self._probing
+
+    def left(self, *, probe: bool, answered: bool | None) -> None:
         """Note how a call that entered ended; None where it was broken off."""
-        self._probing = False
+        if probe:
+            self._probing = False
         match answered:
             case True:
                 if self._silent >= OPEN_AFTER:
@@ -94,10 +98,11 @@ class Budget:
         Raises:
             Unavailable: The account has not answered for a while.
         """
-        self._circuit.enter()
+        self._circuit.check()
+        await self._turn(urgency)
+        probe = self._circuit.enter()  # it may have opened meanwhile
         answered = None
         try:
-            await self._turn(urgency)
             yield
             answered = True
         except CloudError as exc:
@@ -105,7 +110,7 @@ class Budget:
             answered = None if isinstance(exc, CredentialsRefused) and not exc.status else exc.status != 0
             raise
         finally:
-            self._circuit.left(answered=answered)
+            self._circuit.left(probe=probe, answered=answered)
 
     def pause(self, seconds: float) -> None:
         """Let nobody call for that long: the cloud asked for it."""
@@ -126,9 +131,9 @@ class Budget:
 
     async def _hand_out(self) -> None:
         while self._drop_gone():
+            await self._limiter.acquire()
             while (left := self._resume_at - self._clock.monotonic()) > 0:
                 await self._clock.sleep(left)
-            await self._limiter.acquire()
             if self._drop_gone():
                 heappop(self._waiting)[-1].set_result(None)
 

@@ -15,7 +15,7 @@ import structlog
 from ddslogd.cloud import links
 from ddslogd.cloud.budget import IN_PROGRESS
 from ddslogd.errors import LinkRefused
-from ddslogd.models import Failed, Link, LogFile, RowState
+from ddslogd.models import Failed, Link, LogFile, Row, RowState
 from ddslogd.pacing import poll_delays
 from ddslogd.shared import Shared
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ddslogd.cloud.api import Api
     from ddslogd.config import Export as ExportSettings
-    from ddslogd.models import ExportReply, Instance, LogKind, Row
+    from ddslogd.models import ExportReply, Instance, LogKind
     from ddslogd.pacing import Clock
 
 log = structlog.get_logger()
@@ -120,6 +120,8 @@ class Export:
 
     def missing(self) -> tuple[Failed, ...]:
         """Give the files of the newest reply that will not come, of nodes that had none before."""
+        if not self.rows and self._reply is not None and (self._reply.failed or not self._reply.settled):
+            return (self._nothing(self._reply),)
         served = {file.node for file in self._handed_on}
         unready = [self._failed(row) for row in self.rows if row.state is not RowState.READY and row.node not in served]
         return (*self._objections.values(), *unready)
@@ -186,6 +188,11 @@ class Export:
             kind="LinkRefused",
         )
         return False
+
+    def _nothing(self, reply: ExportReply) -> Failed:
+        """Give the failure of an export that never spoke of any file."""
+        state = RowState.FAILED if reply.failed else RowState.PENDING
+        return self._failed(Row(node="", file_name="", state=state))
 
     def _failed(self, row: Row) -> Failed:
         request = f" (request id {self._reply.request_id})" if self._reply and self._reply.request_id else ""

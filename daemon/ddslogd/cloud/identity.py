@@ -39,7 +39,7 @@ class IdentityService:
         Raises:
             CloudError: One of its kinds; CredentialsRefused for a token that is none any more.
         """
-        request = self._request("GET", wire.TOKEN_INFO_PATH, b"")
+        request = self._request("GET", wire.TOKEN_PATH, b"")
         reply = await self._send(request, {"X-Auth-Token": token, wire.SUBJECT_TOKEN: token}, expected=200)
         return wire.read_token(reply.body, request_id=reply.request_id)[1]
 

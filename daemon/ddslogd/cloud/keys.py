@@ -102,6 +102,12 @@ class _Signing:
         try:
             return await self._identity.project_of_name(self._name, authenticate)
         except CredentialsRefused:
+            if not self._signer.was_off(proofs[-1]):
+                await self.give_up(proofs[-1])
+                raise
+        try:  # our clock was off, and the refusal has told us the right time
+            return await self._identity.project_of_name(self._name, authenticate)
+        except CredentialsRefused:
             await self.give_up(proofs[-1])
             raise
 

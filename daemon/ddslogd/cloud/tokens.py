@@ -168,10 +168,11 @@ class PasswordLogin:
             return token
         try:
             return await self._login()
-        except (Unavailable, CredentialsRefused):
+        except (Unavailable, CredentialsRefused) as exc:
             now = self._now()
-            if token is None or now >= token.ends_at:
+            if token is None or now >= token.ends_at or self._token is not token:  # another: this one was refused
                 raise
+            log.warning("token.not_renewed", reason=str(exc), ends_at=token.ends_at.isoformat(timespec="seconds"))
             self._token = replace(token, renew_at=now + (token.ends_at - now) / 4)  # it still serves
             return self._token
 

@@ -248,7 +248,6 @@ def _objects(value: object) -> list[dict[str, Any]]:
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 TOKEN_PATH = "/v3/auth/tokens?nocatalog=1"  # noqa: S105  # a path; nocatalog leaves the long service list out. IAM
-TOKEN_INFO_PATH = "/v3/auth/tokens?nocatalog=1"  # noqa: S105  # the same, asked what a token is for
 SUBJECT_TOKEN = "X-Subject-Token"  # noqa: S105  # the header that holds the new token. IAM
 
 
@@ -382,11 +381,12 @@ _TURN: dict[type[CloudError], str] = {
     Unavailable: "the cloud is busy or out of reach: wait, it is asked again",
     Throttled: "the account makes too many calls: wait, or lower calls_per_minute",
     CredentialsRefused: "the cloud does not accept the credentials: check them, their expiry and the region",
-    NotAllowed: "the credentials lack a right: grant dds:instance:downloadErrorLog, or see whether the account is "
-    "suspended",
+    NotAllowed: "the credentials lack a right: grant dds:instance:downloadErrorLog (for the list of instances "
+    "dds:instance:list), or see whether the account is suspended",
     Gone: "the cloud knows no such instance or node in this project: if it was deleted, take it out of the "
     "configuration",
-    Unsupported: "this kind of instance has no error logs to download: take it out of the configuration",
+    Unsupported: "this kind of instance has no such logs to download: take it, or this kind of log, out of the "
+    "configuration",
     Rejected: "the cloud calls the request wrong: check project_id, endpoint and ids, else report this to ddslogd",
 }
 _MESSAGE_KEYS = ("error_msg", "errMsg", "errorMsg", "message", "encoded_authorization_message")

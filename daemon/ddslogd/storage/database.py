@@ -40,6 +40,7 @@ MIGRATIONS = (
         stored_ms   INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX snapshots_of_node ON snapshots (series, updated_ms);
+    CREATE INDEX snapshots_of_age ON snapshots (instance, stored_ms);
     CREATE INDEX snapshots_promised ON snapshots (published) WHERE published = 0;
     CREATE TABLE cycles (
         id            INTEGER PRIMARY KEY,
@@ -75,9 +76,21 @@ MIGRATIONS = (
         role       TEXT NOT NULL,           -- Primary, Secondary, Hidden, master, unknown
         PRIMARY KEY (instance, id)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE meta (
+        key        TEXT PRIMARY KEY,        -- directory: the storage directory that the ledger speaks of
+        value      TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE names (                    -- of discovered instances: the first one given is kept for life
+        cloud      TEXT NOT NULL,
+        id         TEXT NOT NULL,
+        name       TEXT NOT NULL,
+        PRIMARY KEY (cloud, id)
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 VERSION = len(MIGRATIONS)
+# Checking reads the whole file: done in a blink up to here, and in minutes on a slow disk where it has grown huge.
+ALWAYS_CHECKED = 64 * 1024 * 1024  # bytes
 
 
 def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
@@ -92,18 +105,41 @@ def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
         ConfigError: A newer ddslogd wrote it.
         StorageError: The disk refuses.
     """
-    known = path.exists()
     try:
-        return _open(path), known
+        return _open(path)
     except sqlite3.OperationalError as exc:  # locked, full, not to be opened: not damaged
         raise StorageError(f"the ledger cannot be used ({exc}): {path}") from exc
     except sqlite3.DatabaseError as exc:
-        aside = _put_aside(path)
-        log.error("ledger.damaged", path=str(path), kept_as=str(aside), reason=str(exc))
-        return _open(path), False
+        return _begin_anew(path, exc, todo="see the disk; what is on disk is entered now"), False
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def is_damage(exc: sqlite3.Error) -> bool:
+    """Tell whether the file itself is broken, rather than locked, full, or asked for the wrong thing."""
+    # sqlite3 has subclasses for all but SQLITE_CORRUPT and SQLITE_NOTADB.
+    return type(exc) is sqlite3.DatabaseError
+
+
+def replace(db: sqlite3.Connection, path: Path, exc: sqlite3.Error) -> sqlite3.Connection:
+    """Put aside a file that was found damaged while it was in use, and open an empty one in its place.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    with suppress(sqlite3.Error):
+        db.close()
+    return _begin_anew(path, exc, todo="see the disk; the next start enters what is on disk")
+
+
+def _begin_anew(path: Path, exc: sqlite3.Error, *, todo: str) -> sqlite3.Connection:
+    aside = _put_aside(path)
+    log.error("ledger.damaged", path=str(path), kept_as=str(aside), reason=str(exc), todo=todo)
+    try:
+        return _open(path)[0]
+    except sqlite3.Error as again:
+        raise StorageError(f"the ledger cannot be used ({again}): {path}") from again
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
     with disk(path.parent):
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     # Closing takes the WAL away. That it is there means that the last process did not close: look for damage.
@@ -112,16 +148,17 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         with disk(path):
             path.chmod(0o640)
+            small = path.stat().st_size < ALWAYS_CHECKED
         db.execute("PRAGMA journal_mode = WAL")
         # In WAL mode NORMAL loses no consistency, only the last moments before a power cut; the files tell them again.
         db.execute("PRAGMA synchronous = NORMAL")
-        if unclean:
+        if unclean or small:
             _check(db)
-        _migrate(db, path)
+        known = _migrate(db, path)
     except BaseException:
         db.close()
         raise
-    return db
+    return db, known
 
 
 def _check(db: sqlite3.Connection) -> None:
@@ -141,10 +178,12 @@ def _put_aside(path: Path) -> Path:
     return aside
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
+def _migrate(db: sqlite3.Connection, path: Path) -> bool:
+    """Bring the schema up to this version; tell whether there was one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         text = f"a newer ddslogd wrote this ledger (version {version}, this one knows {VERSION}): install that one"
         raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)])
     for number in range(version, VERSION):
         db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    return bool(version > 0)

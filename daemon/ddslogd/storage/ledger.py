@@ -9,16 +9,17 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddslogd.errors import StorageError
-from ddslogd.models import LogFile, LogKind, Snapshot
+from ddslogd.errors import Complaint, ConfigError, StorageError
+from ddslogd.models import Failed, LogFile, LogKind, Snapshot, Stored, Superseded, Unchanged
 from ddslogd.storage import database, layout
+from ddslogd.storage.part import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from ddslogd.models import CycleReport, Node
 
@@ -26,6 +27,12 @@ T = TypeVar("T")
 
 FILE_NAME = "ledger.sqlite3"
 KEPT_CYCLES = 100  # of each instance
+# An export is served for minutes, so nothing asks for older entries. Files may stay longer.
+KEPT_DAYS = 30
+DROP_OLD = (  # by both times: what is as old by its name is not adopted again, see recovery
+    "DELETE FROM snapshots WHERE instance = ? AND stored_ms < ? AND updated_ms < ? AND published AND updated_ms <"
+    " (SELECT max(updated_ms) FROM snapshots AS newer WHERE newer.series = snapshots.series AND newer.published)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,24 @@ class Ledger:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
             self._db = None
         self._thread.shutdown()
+
+    async def belong_to(self, directory: Path) -> None:
+        """Tie the books to a storage directory; each has its own.
+
+        They follow files that were moved: where the directory they belonged to holds no snapshots any more.
+
+        Raises:
+            ConfigError: They belong to another directory.
+            StorageError: The disk does not say.
+        """
+
+        def tie(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT value FROM meta WHERE key = 'directory'").fetchone()
+            if row and db.execute("SELECT 1 FROM snapshots").fetchone():
+                _refuse_another(self._path, before=Path(row[0]), now=directory)
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('directory', ?)", (str(directory),))
+
+        await self._run(tie)
 
     async def holds(self, key: str) -> bool:
         """Tell whether the file with this key is on disk."""
@@ -135,6 +160,15 @@ class Ledger:
 
         return await self._run(ask)
 
+    async def new_series(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the keys that belong to a series of which there is no entry."""
+
+        def ask(db: sqlite3.Connection) -> tuple[str, ...]:
+            known = "SELECT 1 FROM snapshots WHERE series = ? AND published"
+            return tuple(key for key in keys if db.execute(known, (layout.series(key),)).fetchone() is None)
+
+        return await self._run(ask)
+
     async def close_cycle(self, report: CycleReport, *, tick: datetime) -> datetime | None:
         """Note how a cycle ended, and what fails; what succeeded fails no more.
 
@@ -145,6 +179,7 @@ class Ledger:
         def write(db: sqlite3.Connection) -> datetime | None:
             _write_cycle(db, report, tick)
             _write_failures(db, report)
+            _drop_old_snapshots(db, report)
             since = db.execute("SELECT min(since_ms) FROM failures WHERE instance = ?", (report.instance,))
             (since_ms,) = since.fetchone()
             return None if since_ms is None else _moment(since_ms)
@@ -159,17 +194,6 @@ class Ledger:
             newest = "SELECT max(id) FROM cycles GROUP BY instance"
             rows = db.execute(f"SELECT instance, tick_ms FROM cycles WHERE id IN ({newest})")  # noqa: S608  # a constant
             return {instance: _moment(tick_ms) for instance, tick_ms in rows}
-
-        return await self._run(ask)
-
-    async def last_successes(self) -> dict[str, datetime]:
-        """Give when each instance's last cycle without any failure ended."""
-
-        def ask(db: sqlite3.Connection) -> dict[str, datetime]:
-            rows = db.execute(
-                "SELECT instance, max(finished_ms) FROM cycles WHERE outcome IN ('ok', 'nothing') GROUP BY instance"
-            )
-            return {instance: _moment(finished_ms) for instance, finished_ms in rows}
 
         return await self._run(ask)
 
@@ -196,6 +220,17 @@ class Ledger:
 
         return await self._run(ask)
 
+    async def forget_instances(self, known: set[str]) -> None:
+        """Forget what failed, and which nodes there were, of all instances but these."""
+
+        def write(db: sqlite3.Connection) -> None:
+            rows = db.execute("SELECT instance FROM failures UNION SELECT instance FROM nodes").fetchall()
+            others = [(instance,) for (instance,) in rows if instance not in known]
+            db.executemany("DELETE FROM failures WHERE instance = ?", others)
+            db.executemany("DELETE FROM nodes WHERE instance = ?", others)
+
+        await self._run(write)
+
     async def enter_nodes(self, instance: str, nodes: Sequence[Node]) -> None:
         """Note which nodes an instance has, as the cloud lists them; those it has no more are forgotten."""
         rows = [(instance, node.id, node.name, node.group, node.role) for node in nodes]
@@ -208,12 +243,40 @@ class Ledger:
 
         await self._run(write)
 
+    async def names(self) -> dict[tuple[str, str], str]:
+        """Give the names that discovered instances were given, by cloud and id."""
+
+        def ask(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
+            return {(cloud, id_): name for cloud, id_, name in db.execute("SELECT cloud, id, name FROM names")}
+
+        return await self._run(ask)
+
+    async def enter_names(self, names: Mapping[tuple[str, str], str]) -> None:
+        """Note the names that discovered instances are given, by cloud and id."""
+
+        def write(db: sqlite3.Connection) -> None:
+            rows = [(cloud, id_, name) for (cloud, id_), name in names.items()]
+            db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", rows)
+
+        await self._run(write)
+
     async def _run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, transaction)
 
     def _transact(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         if self._db is None:
             self._open()
+        try:
+            return self._commit(transaction)
+        except StorageError as exc:
+            damage = exc.__cause__
+            if not (isinstance(damage, sqlite3.Error) and database.is_damage(damage)):
+                raise
+        db, self._db = self._connection(), None
+        self._db = database.replace(db, self._path, damage)
+        return self._commit(transaction)
+
+    def _commit(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with self._connection() as db:
                 db.execute("BEGIN IMMEDIATE")
@@ -230,6 +293,17 @@ class Ledger:
     def _open(self) -> bool:
         self._db, known = database.connect(self._path)
         return known
+
+
+def _refuse_another(ledger: Path, *, before: Path, now: Path) -> None:
+    with disk(before):
+        other = before.resolve() != now.resolve() and (before / layout.SNAPSHOTS).is_dir()
+    if other:
+        text = (
+            f"this ledger belongs to the storage.directory {before}, which still holds snapshots, not to {now}: set"
+            f" storage.directory back, or move the snapshots there, or give {now} a storage.state of its own"
+        )
+        raise ConfigError(ledger, [Complaint(line=0, column=0, path="", text=text)])
 
 
 def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bool) -> None:
@@ -307,21 +381,40 @@ def _write_failures(db: sqlite3.Connection, report: CycleReport) -> None:
     failed: dict[tuple[str, str], tuple[str, str]] = {
         (failure.node, failure.log): (failure.kind, failure.reason) for failure in report.failures
     }
-    if report.error:
+    over: set[tuple[str, str]] = _succeeded(report)
+    if report.error:  # what the cycle did not get to may fail still
         failed["", ""] = (report.error_kind, report.error)
     else:
-        over = [
-            (report.instance, node, kind)
-            for node, kind in db.execute("SELECT node, log FROM failures WHERE instance = ?", (report.instance,))
-            if (node, kind) not in failed
-        ]
-        db.executemany("DELETE FROM failures WHERE instance = ? AND node = ? AND log = ?", over)
+        over.update(db.execute("SELECT node, log FROM failures WHERE instance = ?", (report.instance,)))
+    db.executemany(
+        "DELETE FROM failures WHERE instance = ? AND node = ? AND log = ?",
+        [(report.instance, *pair) for pair in over - failed.keys()],
+    )
     now = _ms(report.finished_at)
     db.executemany(
         "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET kind = excluded.kind,"
         " last_ms = excluded.last_ms, times = times + 1, last_error = excluded.last_error",
         [(report.instance, node, log, kind, now, now, reason) for (node, log), (kind, reason) in failed.items()],
     )
+
+
+def _succeeded(report: CycleReport) -> set[tuple[str, str]]:
+    files = []
+    for outcome in report.outcomes:
+        match outcome:
+            case Stored(snapshot=snapshot):
+                files.append(snapshot.file)
+            case Unchanged(file=file):
+                files.append(file)
+            case Superseded() | Failed():
+                pass
+    return {(file.node, file.log) for file in files}
+
+
+def _drop_old_snapshots(db: sqlite3.Connection, report: CycleReport) -> None:
+    """Drop entries that nothing asks for; the newest of each series stays, which the next export is compared with."""
+    before = _ms(report.finished_at - timedelta(days=KEPT_DAYS))
+    db.execute(DROP_OLD, (report.instance, before, before))
 
 
 def _ms(moment: datetime) -> int:

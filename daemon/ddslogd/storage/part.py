@@ -7,8 +7,9 @@ import ctypes
 import errno
 import hashlib
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import aiofiles
 
@@ -17,10 +18,13 @@ from ddslogd.models import Identity
 from ddslogd.storage import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from aiofiles.threadpool.binary import AsyncFileIO
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FILE_MODE = 0o640
 UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
@@ -37,6 +41,28 @@ def disk(path: Path) -> Iterator[None]:
     except OSError as exc:
         name = errno.errorcode.get(exc.errno or 0, "?")
         raise StorageError(f"{exc.strerror} ({name}): {path}") from exc
+
+
+def unbroken(step: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a step on disk end although its caller is cancelled, and cancel the caller then.
+
+    A thread may still use the descriptor: closed under its feet, its number becomes another file's.
+    """
+
+    @wraps(step)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.create_task(step(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # nobody is left to hear it
+            raise
+
+    return run
 
 
 class Digests:
@@ -101,6 +127,7 @@ class Part:
         """Tell whether what is on disk can be proved to belong to what the object store holds."""
         return self.size > 0 and self.identity.total is not None and self.identity.etag.startswith('"')
 
+    @unbroken
     async def take_over(self, path: Path, identity: Identity, *, trusted: bool) -> None:
         """Go on with a part that an earlier transfer left.
 
@@ -112,6 +139,7 @@ class Part:
             self._path, self.identity = path, identity
             self.size, self.tail = await asyncio.to_thread(self._adopt, self._file.fileno(), trusted)
 
+    @unbroken
     async def begin(self, identity: Identity) -> None:
         """Begin from zero with an object of this identity; what was on disk is thrown away.
 
@@ -144,13 +172,18 @@ class Part:
             raise Changed("what an earlier process left on disk is not what the object store sends")
         self.tail = self.tail[known:]
         while batch:
-            with disk(self._path):
-                written = await self._file.write(batch)
-            await asyncio.to_thread(self.digests.update, batch[:written])
-            self.size += written
-            self.received += written
-            batch = batch[written:]
+            batch = batch[await self._write(self._file, batch) :]
 
+    @unbroken
+    async def _write(self, file: AsyncFileIO, batch: memoryview) -> int:
+        with disk(self._directory / self._final_name):
+            written: int = await file.write(batch)
+        await asyncio.to_thread(self.digests.update, batch[:written])
+        self.size += written
+        self.received += written
+        return written
+
+    @unbroken
     async def close(self) -> None:
         """Leave the part as it is, for a later transfer to go on with."""
         file, self._file = self._file, None
@@ -159,6 +192,7 @@ class Part:
                 await asyncio.to_thread(_trim, file.fileno(), self.size)
                 await file.close()
 
+    @unbroken
     async def remove(self) -> None:
         """Throw away what is on disk."""
         file, self._file = self._file, None
@@ -171,19 +205,28 @@ class Part:
                     await file.close()
                 await asyncio.to_thread(path.unlink, missing_ok=True)
 
+    @unbroken
     async def publish(self) -> None:
         """Sync the part, give it its final name, and sync the directory.
+
+        A part that cannot be synced is thrown away: the kernel has given its pages up, a second try would succeed
+        without them.
 
         Raises:
             StorageError: The disk refuses, or a file with other bytes has that name already.
         """
-        file, self._file = self._file, None
-        if file is None or self._path is None:
+        if self._file is None or self._path is None:
             msg = "a part is published after begin or take_over"
             raise ValueError(msg)
         final = self._directory / self._final_name
+        try:
+            with disk(final):
+                await asyncio.to_thread(_settle, self._file.fileno(), self.size)
+        except StorageError:
+            await self.remove()
+            raise
+        file, self._file = self._file, None
         with disk(final):
-            await asyncio.to_thread(_settle, file.fileno(), self.size)
             await file.close()
             await asyncio.to_thread(_rename_once, self._path, final, self.digests.md5)
         self._path = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import structlog
 
+from ddslogd.errors import StorageError
 from ddslogd.models import LogFile, Snapshot
 from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout
+from ddslogd.storage.ledger import KEPT_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +28,8 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
     """Bring the ledger in line with the disk.
 
     What the ledger promised and the disk has, byte for byte, is entered. What the disk has and the ledger does not
-    know is adopted: as unverified, since the checksum that came with it is lost.
+    know is adopted: as unverified, since the checksum that came with it is lost. A file that cannot be read is told of
+    and left out. Files as old as the entries that the ledger drops are left out too, unless nothing newer is known.
 
     Args:
         store: Open.
@@ -35,19 +39,35 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
         now: When they count as stored.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: The ledger cannot be written.
     """
     for snapshot in await ledger.promised():
-        if await store.md5_of(snapshot.path) == snapshot.md5:
+        if await _is_kept(store, snapshot):
             await ledger.enter(snapshot)
             log.info("ledger.completed", path=snapshot.path)
         else:
             await ledger.forget(snapshot)
-    missing = await ledger.missing(found)
-    if missing:
-        adopter, newest = _Adopter(store, names, now), _newest(missing)
-        await ledger.enter(*[await adopter.adopt(key, newest=key in newest) for key in missing])
-        log.warning("ledger.adopted", files=len(missing))
+    missing = await _missing(ledger, found, now)
+    adopter, newest = _Adopter(store, names, now), _newest(missing)
+    adopted = [one for key in missing if (one := await adopter.adopt(key, newest=key in newest)) is not None]
+    if adopted:
+        await ledger.enter(*adopted)
+        log.warning("ledger.adopted", files=len(adopted))
+
+
+async def _is_kept(store: Store, promised: Snapshot) -> bool:
+    try:
+        return await store.md5_of(promised.path) == promised.md5
+    except StorageError:  # told where it is adopted, or not
+        return False
+
+
+async def _missing(ledger: Ledger, found: Sequence[str], now: datetime) -> tuple[str, ...]:
+    """Give the keys that the ledger ought to know."""
+    before = now - timedelta(days=KEPT_DAYS)
+    recent = [key for key in found if (layout.updated_at(key) or EPOCH) >= before]
+    older = sorted(_newest(found).difference(recent))
+    return *await ledger.missing(recent), *await ledger.new_series(older)
 
 
 def _newest(keys: Iterable[str]) -> set[str]:
@@ -66,7 +86,15 @@ class _Adopter:
         self._names = {layout.segment(name): name for name in names}
         self._now = now
 
-    async def adopt(self, key: str, *, newest: bool) -> Snapshot:
+    async def adopt(self, key: str, *, newest: bool) -> Snapshot | None:
+        """Make the file's entry; None where it cannot be read, or is gone meanwhile."""
+        try:
+            return await self._entry(key, newest=newest)
+        except StorageError as exc:
+            log.warning("ledger.not_adopted", path=key, reason=str(exc))
+            return None
+
+    async def _entry(self, key: str, *, newest: bool) -> Snapshot:
         *_, instance, node, name = PurePosixPath(key).parts
         updated_at = layout.updated_at(name)
         return Snapshot(

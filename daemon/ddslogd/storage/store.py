@@ -8,6 +8,7 @@ import os
 import stat
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,15 @@ from ddslogd.storage.part import Part, disk, md5_of, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from datetime import datetime, timedelta
 
     from ddslogd.models import Identity, LogFile
 
 log = structlog.get_logger()
 
 DIRECTORY_MODE = 0o750
+SWEEP_EVERY = timedelta(days=1)
 LOCK_FILE = ".ddslogd.lock"
+SNAPSHOT_DEPTH = 4  # snapshots/<instance>/<node>/<name>
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Store:
         self._fresh_for = fresh_for
         self._with_sha256 = with_sha256
         self._left: dict[Path, _Left] = {}  # by final path
+        self._lent: set[Path] = set()  # final paths of parts that are growing
+        self._swept_at = datetime.max.replace(tzinfo=UTC)
         self._lock: int | None = None
 
     def open(self, now: datetime) -> tuple[str, ...]:
@@ -68,14 +72,13 @@ class Store:
             Locked: Another process has claimed it.
             StorageError: It cannot be made or read.
         """
-        with disk(self._directory):
-            self._directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._lock = claim(self._directory)
+        self._swept_at = now
         snapshots = []
         for path in self._files():
             if layout.read_part_name(path.name) is not None:
                 self._keep_or_sweep(path, now)
-            elif not path.name.startswith("."):
+            elif self._is_snapshot(path):
                 snapshots.append(path.relative_to(self._directory).as_posix())
         return tuple(snapshots)
 
@@ -109,14 +112,18 @@ class Store:
         with disk(final.parent):  # each time: somebody may have tidied up
             await asyncio.to_thread(self._make_directories, final.parent)
         part = Part(final.parent, final.name, with_sha256=self._with_sha256)
+        self._lent.add(final)
         try:
             left = self._left.pop(final, None)
             if left is not None:
-                with suppress(StorageError):  # no loss: the transfer begins from zero
+                try:
                     await part.take_over(left.path, left.identity, trusted=left.trusted)
+                except StorageError:  # no loss: the transfer begins from zero
+                    await asyncio.to_thread(_unlink, left.path)
             yield part
         finally:
             await self._put_aside(part, final, file.updated_at + self._fresh_for)
+            self._lent.discard(final)
 
     async def _put_aside(self, part: Part, final: Path, useful_until: datetime) -> None:
         if part.path is None or not part.resumable:
@@ -148,7 +155,13 @@ class Store:
             return (await asyncio.to_thread(path.lstat)).st_size
 
     async def sweep(self, now: datetime) -> int:
-        """Remove the parts that nothing can go on with any more; give their number."""
+        """Remove the parts that nothing can go on with any more; give the number of those that were known of.
+
+        Once a day the directory is looked through for others, which nobody knows of.
+        """
+        if now - self._swept_at >= SWEEP_EVERY:
+            self._swept_at = now
+            await asyncio.to_thread(self._sweep_strays)
         over = [final for final, left in self._left.items() if left.useful_until <= now]
         for final in over:
             await asyncio.to_thread(_unlink, self._left.pop(final).path)
@@ -166,10 +179,27 @@ class Store:
             if not stat.S_ISDIR(directory.lstat().st_mode):
                 raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
 
+    def _sweep_strays(self) -> None:
+        for path in self._files():
+            if layout.read_part_name(path.name) is not None:
+                final = path.with_name(_final_name(path))
+                if final not in self._left and final not in self._lent:
+                    _unlink(path)
+
     def _files(self) -> Iterator[Path]:
         for directory, _, names in os.walk(self._directory / layout.SNAPSHOTS):
             for name in names:
                 yield Path(directory, name)
+
+    def _is_snapshot(self, path: Path) -> bool:
+        """Tell whether the file is a snapshot; what only looks like one is told of."""
+        in_place = len(path.relative_to(self._directory).parts) == SNAPSHOT_DEPTH
+        if not in_place or path.name.startswith(".") or layout.updated_at(path.name) is None:
+            return False
+        reason = _objection(path)
+        if reason:
+            log.warning("ledger.not_adopted", path=_printable(path), reason=reason)
+        return not reason
 
     def _keep_or_sweep(self, path: Path, now: datetime) -> None:
         left = self._recognised(path)
@@ -184,21 +214,25 @@ class Store:
         if read is None or read[1] is None or not read[1].etag.startswith('"'):
             return None
         updated_at = layout.updated_at(read[0])
-        if updated_at is None or not stat.S_ISREG(path.lstat().st_mode):
+        if updated_at is None or _objection(path):
             return None
-        return _Left(path=path, identity=read[1], trusted=False, useful_until=updated_at + self._fresh_for)
+        with suppress(OverflowError):  # a stamp at the end of time is not one of ours
+            return _Left(path=path, identity=read[1], trusted=False, useful_until=updated_at + self._fresh_for)
+        return None
 
 
 def claim(directory: Path) -> int:
-    """Claim a directory for this process; the file descriptor holds the claim until it is closed.
+    """Claim a directory for this process, made where it is missing; the descriptor holds the claim until it is closed.
 
     The lock is nothing on NFS: there, keep to one ddslogd by other means.
 
     Raises:
         Locked: Another process holds it; the message names that process.
-        StorageError: The lock file cannot be made.
+        StorageError: The directory or the lock file cannot be made.
     """
     path = directory / LOCK_FILE
+    with disk(directory):
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     with disk(path):
         # Read-only, so that the lock alone keeps nobody from mounting the file system read-only.
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
@@ -213,6 +247,22 @@ def claim(directory: Path) -> int:
     return fd
 
 
+def _objection(path: Path) -> str:
+    """Say why a file cannot be one of ours; empty where it can."""
+    try:
+        str(path).encode()
+        regular = stat.S_ISREG(path.lstat().st_mode)
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    except OSError as exc:
+        return str(exc.strerror)
+    return "" if regular else "it is no regular file"
+
+
+def _printable(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _final_name(part: Path) -> str:
     read = layout.read_part_name(part.name)
     return read[0] if read else part.name
@@ -221,4 +271,4 @@ def _final_name(part: Path) -> str:
 def _unlink(path: Path) -> None:
     with suppress(OSError):  # gone already, or the next sweep's
         path.unlink()
-    log.info("part.swept", path=str(path))
+    log.info("part.swept", path=_printable(path))

@@ -114,7 +114,7 @@ class Downloader:
                 except (Interrupted, LinkRefused, Changed, Corrupt) as exc:
                     if isinstance(exc, Changed | Corrupt):
                         await part.remove()
-                    wait_s = effort.judge(exc, received=part.received)
+                    wait_s = effort.judge(exc, size=part.size)
                     log.debug("transfer.broken", file=link.file.file_name, node=link.file.node, reason=str(exc))
             await self._clock.sleep(wait_s)
 
@@ -171,6 +171,8 @@ def _prove_whole(part: Part) -> None:
     identity = part.identity
     if identity.total is not None and part.size < identity.total:
         raise Interrupted(f"the connection ended at byte {part.size} of {identity.total}")
+    if part.size == 0 and not _proven(identity):
+        raise Interrupted("nothing came, and neither a length nor a checksum says that nothing is all")
     if identity.total is not None and part.size > identity.total:
         raise Corrupt(f"{part.size} bytes came where {identity.total} were announced")
     if identity.md5 and identity.md5 != part.digests.md5:

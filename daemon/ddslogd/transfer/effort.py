@@ -33,7 +33,7 @@ class Effort:
         self.refused = False
         self._tries = tries
         self._fruitless = 0  # requests in a row
-        self._received = 0
+        self._most = 0  # bytes that were ever on disk
         self._was_corrupt = False
         self._starved = 0
         self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
@@ -48,18 +48,18 @@ class Effort:
         if self._starved >= MOST_STARVED:
             raise LinkRefused("the links of this file died before a slot was free: raise download.concurrent")
 
-    def judge(self, exc: TransferError, *, received: int) -> float:
+    def judge(self, exc: TransferError, *, size: int) -> float:
         """Give the seconds to wait before the next request, or raise where there is to be none.
 
         Args:
             exc: How the last request failed.
-            received: Bytes of the file that crossed the wire so far.
+            size: Bytes of the file that are on disk now. What has to be fetched again is no progress.
 
         Raises:
             TransferError: The given one, or one that says more.
         """
         twice, self.refused = self.refused, isinstance(exc, LinkRefused)
-        self._count(exc, received)
+        self._count(exc, size)
         match exc:
             case LinkRefused() if twice:
                 raise LinkRefused(f"{exc}, and neither the new link after it: see the account's rights and the clock")
@@ -76,9 +76,9 @@ class Effort:
         asked = exc.retry_after_s if isinstance(exc, Interrupted) else None
         return next(self._waits) if asked is None else min(asked, LONGEST_RETRY_AFTER_S)
 
-    def _count(self, exc: TransferError, received: int) -> None:
-        fruitful = isinstance(exc, Interrupted) and received - self._received >= FRUITFUL
-        self._received = received
+    def _count(self, exc: TransferError, size: int) -> None:
+        fruitful = isinstance(exc, Interrupted) and size - self._most >= FRUITFUL
+        self._most = max(self._most, size)
         if fruitful:
             self._fruitless = 0
             self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)

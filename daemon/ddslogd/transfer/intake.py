@@ -7,7 +7,7 @@ arrived, and fetches them twice. Here reading never waits for the disk, until a 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ddslogd.cloud.http import NETWORK_ERRORS
@@ -70,5 +70,4 @@ async def reading(content: aiohttp.StreamReader) -> AsyncIterator[Intake]:
         yield intake
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])  # not the task itself: a cancellation of ours must not pass for its
