@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from ddslogd.sandbox import ApiError
 
@@ -66,6 +67,15 @@ async def test_retries_end(sandbox: Sandbox, bed: Bed) -> None:
     report = await bed.collect()
 
     assert (report.error_kind, sandbox.calls["errorlog-download"] <= 10) == ("Unavailable", True)
+
+
+async def test_each_retry_is_told_and_the_last_failure_is_none(sandbox: Sandbox, bed: Bed) -> None:
+    sandbox.faults.api_errors = [ApiError(500)] * 50
+    with structlog.testing.capture_logs() as events:
+        await bed.collect()
+
+    told = sum(event["event"] == "call.retried" for event in events)
+    assert told == sandbox.calls["errorlog-download"] - 1
 
 
 async def test_a_dropped_connection_is_asked_again(sandbox: Sandbox, bed: Bed) -> None:

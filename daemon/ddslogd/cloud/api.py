@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import stamina
@@ -29,7 +31,7 @@ stamina.instrumentation.set_on_retry_hooks([])
 
 TRIES = 6
 MOST_PAGES = 1000  # of the list of instances: a hundred thousand
-DEADLINE_S = 180.0  # for a call with all its retries; the next cycle asks again anyway
+DEADLINE_S = 180.0  # for all retries of a call; the next cycle asks again anyway
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
 LONGEST_RETRY_AFTER_S = 120.0  # what a server asks for beyond that is not believed
@@ -92,21 +94,7 @@ class Api:
         return wire.read_instances(reply.body, request_id=reply.request_id)
 
     async def _retried(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
-        waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
-
-        def wait(exc: Exception) -> bool | float:
-            if not isinstance(exc, Unavailable):
-                return False
-            if isinstance(exc, Throttled):
-                wait_s = FIRST_WAIT_S  # the whole account pauses; the turn is what has to be waited for
-            elif exc.retry_after_s is None:
-                wait_s = next(waits)
-            else:
-                wait_s = min(exc.retry_after_s, LONGEST_RETRY_AFTER_S)
-            log.info("call.retried", reason=str(exc), wait_s=round(wait_s, 1))
-            return wait_s
-
-        async for attempt in stamina.retry_context(on=wait, attempts=TRIES, timeout=DEADLINE_S):
+        async for attempt in stamina.retry_context(on=_Patience(), attempts=TRIES, timeout=None):
             with attempt:
                 return await self._authenticated(method, path, body, urgency=urgency)
         raise AssertionError  # stamina raises the last error itself
@@ -158,3 +146,30 @@ class Api:
             "api.refused", method=request.method, status=reply.status, code=error.code, request_id=error.request_id
         )
         raise error
+
+
+class _Patience:
+    """Says of each failure of one call whether, and after how many seconds, it is worth another try."""
+
+    def __init__(self) -> None:
+        self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
+        self._failures = 0
+        # Counts from the first failure: the wait for a turn may be long, and is none.
+        self._give_up_at = math.inf
+
+    def __call__(self, exc: Exception) -> bool | float:
+        now = asyncio.get_running_loop().time()
+        self._failures += 1
+        self._give_up_at = min(self._give_up_at, now + DEADLINE_S)
+        if not isinstance(exc, Unavailable) or self._failures >= TRIES or now >= self._give_up_at:
+            return False
+        wait_s = self._wait_s(exc)
+        log.info("call.retried", reason=str(exc), wait_s=round(wait_s, 1))
+        return wait_s
+
+    def _wait_s(self, exc: Unavailable) -> float:
+        if isinstance(exc, Throttled):
+            return FIRST_WAIT_S  # the whole account pauses; the turn is what has to be waited for
+        if exc.retry_after_s is None:
+            return next(self._waits)
+        return min(exc.retry_after_s, LONGEST_RETRY_AFTER_S)
