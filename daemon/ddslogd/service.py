@@ -250,46 +250,43 @@ class _Builder:
         return Account(api=api, downloader=downloader, rule=rule, skew=self._skew)
 
     async def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
-        cloud = self._cloud
         identity = IdentityService(
-            endpoint=cloud.identity_endpoint,
+            endpoint=self._cloud.identity_endpoint,
             http=http,
             budget=self._budget(f"{self._name} (logins)", LOGINS_PER_MINUTE),
         )
-        signer = Signer(server_now=http.now)
-        match cloud.auth:
-            case TokenAuth(token=token):
-                return GivenToken(
-                    token, project_id=cloud.project_id or "", identity=identity, clock=self._clock, redact=redact
-                )
-            case PasswordAuth() as auth:
-                owner = auth.assume_role or auth
-                return PasswordLogin(
-                    auth,
-                    identity=identity,
-                    project=self._project(domain=owner.domain_name),
-                    server_now=http.now,
-                    clock=self._clock,
-                    redact=redact,
-                )
-            case AccessKeyAuth() as auth:
-                return AccessKey(
-                    auth,
-                    project=self._project(),
-                    identity=identity,
-                    signer=signer,
-                    clock=self._clock,
-                    redact=redact,
-                )
-            case MetadataAuth(address=address):
-                return MetadataKeys(
-                    await self._metadata(address, redact),
-                    project=self._project(),
-                    identity=identity,
-                    signer=signer,
-                    clock=self._clock,
-                    redact=redact,
-                )
+        match self._cloud.auth:
+            case TokenAuth() | PasswordAuth() as auth:
+                return self._by_token(auth, identity, http, redact)
+            case AccessKeyAuth() | MetadataAuth() as auth:
+                return await self._by_key(auth, identity, http, redact)
+
+    def _by_token(
+        self, auth: TokenAuth | PasswordAuth, identity: IdentityService, http: Http, redact: Callable[[str], None]
+    ) -> Credentials:
+        if isinstance(auth, TokenAuth):
+            project_id = self._cloud.project_id or ""
+            return GivenToken(auth.token, project_id=project_id, identity=identity, clock=self._clock, redact=redact)
+        owner = auth.assume_role or auth
+        return PasswordLogin(
+            auth,
+            identity=identity,
+            project=self._project(domain=owner.domain_name),
+            server_now=http.now,
+            clock=self._clock,
+            redact=redact,
+        )
+
+    async def _by_key(
+        self, auth: AccessKeyAuth | MetadataAuth, identity: IdentityService, http: Http, redact: Callable[[str], None]
+    ) -> Credentials:
+        project, signer = self._project(), Signer(server_now=http.now)
+        if isinstance(auth, AccessKeyAuth):
+            return AccessKey(auth, project=project, identity=identity, signer=signer, clock=self._clock, redact=redact)
+        service = await self._metadata(auth.address, redact)
+        return MetadataKeys(
+            service, project=project, identity=identity, signer=signer, clock=self._clock, redact=redact
+        )
 
     def _project(self, *, domain: str = "") -> ProjectName:
         cloud = self._cloud
