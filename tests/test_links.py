@@ -417,3 +417,18 @@ def test_an_objection_never_holds_the_query(before: str, after: str) -> None:
     answer = objection(f"{before}?AWSAccessKeyId={SECRET}&Signature={SECRET}{after}")
 
     assert SECRET.lower() not in str(answer).lower()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "[fe80::1]", "[::]", "[::ffff:127.0.0.1]"]
+)
+def test_a_link_to_this_machine_is_refused_even_where_it_is_listed(host: str) -> None:
+    """Unless the API is there too: else a link could be made to read what only this host may."""
+    said = objection(f"https://{host}/o?x=1", host.strip("[]"))
+
+    assert said == "the link points to this machine or its own network segment, where the API is not"
+
+
+def test_a_private_address_that_is_listed_is_followed() -> None:
+    """A VPC endpoint may have no name."""
+    assert objection("https://10.1.2.3/o?x=1", "10.1.2.3") is None

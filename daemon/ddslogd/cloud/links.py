@@ -60,6 +60,8 @@ def objection(url: str, *, hosts: Iterable[str], plain_http: bool) -> str | None
         return f"the link's scheme is {parts.scheme[:16]!r}, not https"
     if not any(_matches(host, pattern.lower()) for pattern in hosts):
         return f"the link points to {host[:255]!r}, which link_hosts does not allow"
+    if not plain_http and _is_local(host):
+        return "the link points to this machine or its own network segment, where the API is not"
     return None
 
 
@@ -71,6 +73,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_local(host: str) -> bool:
+    """Tell whether an address never leaves this machine or its wire: loopback, link-local (metadata), unspecified."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def _matches(host: str, pattern: str) -> bool:
