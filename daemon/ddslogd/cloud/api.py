@@ -62,7 +62,8 @@ class Api:
         def path(project_id: str) -> str:
             return wire.export_path(project_id, instance.id, kind)
 
-        reply = await self._retried("POST", path, wire.export_body(instance.node_ids), urgency=urgency)
+        body = wire.export_body(instance.node_ids)
+        reply = await self._retried("POST", path, body, urgency=urgency, about=f"{kind} log of {instance.name}")
         return wire.read_export(reply.body, request_id=reply.request_id)
 
     async def instances(self) -> tuple[ListedInstance, ...]:
@@ -90,11 +91,13 @@ class Api:
         def path(project_id: str) -> str:
             return wire.instances_path(project_id, offset)
 
-        reply = await self._retried("GET", path, b"", urgency=IN_PROGRESS)
+        reply = await self._retried("GET", path, b"", urgency=IN_PROGRESS, about="list of instances")
         return wire.read_instances(reply.body, request_id=reply.request_id)
 
-    async def _retried(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
-        async for attempt in stamina.retry_context(on=_Patience(), attempts=TRIES, timeout=None):
+    async def _retried(
+        self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float, about: str
+    ) -> Reply:
+        async for attempt in stamina.retry_context(on=_Patience(about), attempts=TRIES, timeout=None):
             with attempt:
                 return await self._authenticated(method, path, body, urgency=urgency)
         raise AssertionError  # stamina raises the last error itself
@@ -151,7 +154,8 @@ class Api:
 class _Patience:
     """Says of each failure of one call whether, and after how many seconds, it is worth another try."""
 
-    def __init__(self) -> None:
+    def __init__(self, about: str) -> None:
+        self._about = about
         self._waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._failures = 0
         # Counts from the first failure: the wait for a turn may be long, and is none.
@@ -164,7 +168,7 @@ class _Patience:
         if not isinstance(exc, Unavailable) or self._failures >= TRIES or now >= self._give_up_at:
             return False
         wait_s = self._wait_s(exc)
-        log.info("call.retried", reason=str(exc), wait_s=round(wait_s, 1))
+        log.info("call.retried", about=self._about, reason=str(exc), wait_s=round(wait_s, 1))
         return wait_s
 
     def _wait_s(self, exc: Unavailable) -> float:
