@@ -65,6 +65,7 @@ class Collector:
         clock: Clock,
         progress: Progress,
         roster: Roster,
+        last_ticks: Mapping[str, datetime],
     ) -> None:
         """Prepare.
 
@@ -76,6 +77,7 @@ class Collector:
             clock: For the times in reports and the waits of exports.
             progress: Hears what becomes of each file.
             roster: Knows the instances' nodes.
+            last_ticks: By instance name: the last tick that had its cycle, to tell who has been waiting longest.
         """
         self._accounts = accounts
         self.store = store
@@ -87,11 +89,7 @@ class Collector:
         self._full = False
         self._warned: dict[str, tuple[str, datetime]] = {}  # by instance: what was warned of last, and when
         self._skewed: set[str] = set()
-        self._served_at: dict[str, datetime] = {}  # by instance: when its last cycle ended, well or not
-
-    async def open(self) -> None:
-        """Learn from the ledger how long each instance has been waiting."""
-        self._served_at = await self.ledger.last_ticks()
+        self._served_at = dict(last_ticks)  # by instance: when its last cycle ended, well or not
 
     async def collect(self, instance: Instance, *, tick: datetime) -> CycleReport:
         """Run one cycle and enter it in the ledger."""

@@ -36,7 +36,7 @@ from ddslogd.storage.store import Store, claim
 from ddslogd.transfer.downloader import Downloader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from datetime import datetime
 
     from ddslogd.cloud.credentials import Credentials
@@ -54,20 +54,26 @@ class Service:
     """All parts, built and open; ``opened`` makes one."""
 
     def __init__(
-        self, *, settings: Settings, collector: Collector, discovery: Discovery, ledger: Ledger, clock: Clock
+        self,
+        *,
+        settings: Settings,
+        collector: Collector,
+        discovery: Discovery,
+        clock: Clock,
+        last_ticks: Mapping[str, datetime],
     ) -> None:
         self._settings = settings
         self._collector = collector
         self._discovery = discovery
-        self._ledger = ledger
         self._clock = clock
+        self._last_ticks = last_ticks
 
     async def serve(self) -> None:
         """Run every instance's cycles at their ticks, until cancelled."""
         scheduler = Scheduler(
             cycle=self._cycle,
             clock=self._clock,
-            last_ticks=await self._ledger.last_ticks(),
+            last_ticks=self._last_ticks,
             fleet=self._refreshed,
             refresh=self._settings.schedule.refresh,
         )
@@ -129,7 +135,7 @@ async def opened(
     async with AsyncExitStack() as stack:
         store, ledger = await _storage(settings, clock=clock, stack=stack)
         accounts = await _accounts(settings, clock=clock, progress=progress, redact=redact, stack=stack)
-        roster = Roster()
+        roster, last_ticks = Roster(), await ledger.last_ticks()
         collector = Collector(
             accounts=accounts,
             store=store,
@@ -138,11 +144,11 @@ async def opened(
             clock=clock,
             progress=progress,
             roster=roster,
+            last_ticks=last_ticks,
         )
-        await collector.open()
         apis = {name: account.api for name, account in accounts.items()}
         discovery = Discovery(apis=apis, settings=settings, roster=roster, ledger=ledger)
-        yield Service(settings=settings, collector=collector, discovery=discovery, ledger=ledger, clock=clock)
+        yield Service(settings=settings, collector=collector, discovery=discovery, clock=clock, last_ticks=last_ticks)
 
 
 async def seen(settings: Settings, *, clock: Clock, redact: Callable[[str], None]) -> tuple[Verdict, ...]:
