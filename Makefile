@@ -1,6 +1,7 @@
 # make demo     see it work, against a cloud on loopback    make test   lint, types and tests
 # make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
 # make lock     renew .ci/requirements.lock                 make clean  remove what make made
+# make bench-overlap  how fast an export's new part is found
 # make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
 
-.PHONY: demo test test-keystone torture lint schema lock clean
+.PHONY: demo test test-keystone torture bench-overlap lint schema lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
@@ -22,6 +23,9 @@ test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 
 torture: $(INSTALLED)
 	$(BIN)/pytest -q -m slow tests/test_torture.py
+
+bench-overlap: $(INSTALLED)
+	$(BIN)/python tests/bench/bench_overlap.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -44,11 +44,12 @@ def needed_module(name: str) -> Any:
 
 
 class ManualClock:
-    """Policy time: a sleep takes none, it moves the clock."""
+    """Policy time: a sleep takes none, it moves the clock; of several, the one that ends first."""
 
     def __init__(self) -> None:
         self.time = START
         self.slept: list[float] = []
+        self._ends: list[datetime] = []
 
     def now(self) -> datetime:
         return self.time
@@ -59,8 +60,14 @@ class ManualClock:
     async def sleep(self, seconds: float) -> None:
         end = self.time + timedelta(seconds=max(0.0, seconds))
         self.slept.append(seconds)
-        for _ in range(20):  # what is ready goes first
-            await asyncio.sleep(0)
+        self._ends.append(end)
+        try:
+            for _ in range(20):  # what is ready goes first
+                await asyncio.sleep(0)
+            while min(self._ends) < end:
+                await asyncio.sleep(0)
+        finally:
+            self._ends.remove(end)
         self.time = max(self.time, end)
 
     def forward(self, **passed: float) -> None:
@@ -125,8 +132,9 @@ class Bed:
             return (await service.once([self.instance(name)]))[0]
 
     def files(self) -> list[Path]:
-        """Give the visible files, oldest first."""
-        return sorted(path for path in self.directory.rglob("*") if path.is_file() and not path.name.startswith("."))
+        """Give the snapshots, and whatever else is visible where they are, oldest first."""
+        paths = (self.directory / "snapshots").rglob("*")
+        return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
     def contents(self) -> list[bytes]:
         return [path.read_bytes() for path in self.files()]

@@ -22,22 +22,26 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 0: the vocabulary.
     {"errors", "models"},
     # Floor 1: pure.
-    {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout"},
+    {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
+    {"storage.logtime"},
     {"pacing", "shared", "operate.log", "operate.progress"},
     {"values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget"},
-    {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.part"},
-    {"cloud.identity", "storage.store", "storage.database"},
+    {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem"},
+    {"cloud.identity", "storage.part", "storage.window", "storage.database"},
+    {"storage.store"},
     {"cloud.api", "cloud.tokens", "cloud.keys"},
     {"storage.ledger"},
-    {"storage.recovery"},
+    {"storage.recovery", "storage.streambook", "storage.shippers"},
     # Floor 3: one export, one file.
     {"cloud.exports", "transfer.answers", "transfer.effort", "transfer.intake"},
-    {"transfer.downloader"},
+    {"transfer.downloader", "storage.blame", "storage.livefile"},
+    {"storage.adoption"},
+    {"storage.stream", "storage.retention"},
     # Floor 4: when, what, and of whom.
-    {"roster"},
+    {"roster", "tempo"},
     {"scheduler", "collector", "discovery", "operate.listing"},
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},
@@ -51,10 +55,10 @@ LEVELS = {module: level for level, layer in enumerate(LAYERS) for module in laye
 KNOWN_BY: dict[str, set[str]] = {
     "aiohttp": {"cloud", "transfer", "operate.web", "sandbox"},
     "aiofiles": {"storage", "transfer"},
-    "yaml": {"config", "values", "yamltree"},
+    "yaml": {"config", "values", "yamltree", "storage.shippers"},  # Promtail keeps its books in YAML
     "pydantic": {"config", "values", "yamltree"},
     "pydantic_core": {"config", "values", "yamltree"},
-    "sqlite3": {"storage.ledger", "storage.database"},
+    "sqlite3": {"storage.ledger", "storage.database", "storage.shippers"},  # Fluent Bit keeps its books in SQLite
 }
 
 

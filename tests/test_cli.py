@@ -66,7 +66,7 @@ async def ddslogd(*arguments: str | Path, token: str = "") -> Ended:
 
 
 def stored(tmp_path: Path) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in (tmp_path / "logs").rglob("*.log")}
+    return {path.parent.name: path.read_bytes() for path in (tmp_path / "logs" / "snapshots").rglob("*.log")}
 
 
 async def test_once_stores_everything_and_exits_0(cloud: Sandbox, config: Path, tmp_path: Path) -> None:

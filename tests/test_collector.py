@@ -184,7 +184,7 @@ async def test_room_again_is_said_once_and_requests_go_on(sandbox: Sandbox, bed:
     bed.set("keep_free: 0", "keep_free: 1000000GiB")
     async with bed.open() as service:
         await bed.collect()
-        service._collector.store._keep_free = 0  # as if somebody had made room
+        service._collector.archive.store._keep_free = 0  # as if somebody had made room
         with structlog.testing.capture_logs() as events:
             await bed.collect()
             await bed.collect()
@@ -211,6 +211,8 @@ async def test_the_event_of_a_cycle_counts_what_it_brought(sandbox: Sandbox, bed
         "failed": 0,
         "stored_bytes": len(LOG),
         "fetched_bytes": len(LOG),
+        "new_bytes": len(LOG),
+        "gaps": 0,
     }
 
 

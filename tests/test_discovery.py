@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import Bed
     from ddslogd.cloud.api import Api
     from ddslogd.discovery import Verdict
-    from ddslogd.models import CycleReport
+    from ddslogd.models import CycleReport, Instance
     from ddslogd.service import Service
 
 CLOUDS = """\
@@ -378,14 +379,23 @@ class Lists:
 
 
 @pytest.fixture
-async def found(tmp_path: Path) -> AsyncIterator[Callable[..., Discovery]]:
+def gone() -> list[str]:
+    """The instances that a discovery says the cloud has no more."""
+    return []
+
+
+@pytest.fixture
+async def found(tmp_path: Path, gone: list[str]) -> AsyncIterator[Callable[..., Discovery]]:
     """Make a discovery in clouds that list."""
     ledger = Ledger(tmp_path)
     await ledger.open()
 
-    def made(**clouds: Lists) -> Discovery:
+    async def forget(instance: Instance) -> None:
+        gone.append(instance.name)
+
+    def made(chosen: config.Settings = BOTH, **clouds: Lists) -> Discovery:
         apis = cast("dict[str, Api]", clouds)
-        return Discovery(apis=apis, settings=BOTH, roster=Roster(), ledger=ledger)
+        return Discovery(apis=apis, settings=chosen, roster=Roster(), ledger=ledger, gone=forget)
 
     yield made
     await ledger.close()
@@ -404,6 +414,32 @@ async def test_names_do_not_change_with_the_clouds_that_answer(found: Callable[.
         names.append([instance.name for instance in discovery.fleet()])
 
     assert names == [["orders"], *[["orders", f"orders-{2:032x}in02"]] * 2]
+
+
+async def test_an_instance_that_two_lists_miss_is_told_of_as_gone_once(
+    found: Callable[..., Discovery], gone: list[str]
+) -> None:
+    discovery = found(eu=Lists([listed("orders")], [], [], [], []), asia=Lists(*[[]] * 5))
+
+    after = []
+    for _ in range(5):
+        await discovery.refresh()
+        after.append(list(gone))
+
+    assert after == [[], [], ["orders"], ["orders"], ["orders"]]
+
+
+async def test_an_instance_that_is_listed_and_no_longer_wanted_is_not_gone(
+    found: Callable[..., Discovery], gone: list[str]
+) -> None:
+    unwanted = replace(listed("orders"), name="other-tmp")
+    chosen = settings("{discover: {include: [orders]}, cloud: eu}", "{discover: {}, cloud: asia}")
+    discovery = found(chosen, eu=Lists([listed("orders")], *[[unwanted]] * 3), asia=Lists(*[[]] * 4))
+
+    for _ in range(4):
+        await discovery.refresh()
+
+    assert (gone, [instance.name for instance in discovery.fleet()]) == ([], [])
 
 
 async def test_a_list_that_is_needed_and_missing_is_remembered_until_it_comes(found: Callable[..., Discovery]) -> None:

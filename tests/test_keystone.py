@@ -193,7 +193,7 @@ class Daemon:
         return [event for event in map(json.loads, whole.splitlines()) if event["event"] == name]
 
     def files(self) -> int:
-        return len([*self.logs.rglob("*.log")])
+        return len([*(self.logs / "snapshots").rglob("*.log")])
 
 
 async def until(condition: Callable[[], object], *, within_s: float = PATIENCE_S) -> bool:

@@ -34,6 +34,8 @@ SNAPSHOT = Snapshot(
     began_at=NOW,
     stored_at=NOW,
     request_ids=("r-1", "r-2"),
+    first_at=NOW - timedelta(minutes=1),
+    last_at=NOW,
 )
 
 
@@ -116,7 +118,7 @@ async def test_every_column_of_a_snapshot_is_there(ledger: Ledger, tmp_path: Pat
     ms = 1767323045678
     directory = "snapshots/orders/node-1"
     key = f"{directory}/errorlog.20260102T030405.678Z.log"
-    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms)
+    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms, ms - 60_000, ms, 1, 0)
     assert row == (key, key, f"{directory}/*.log", "orders", "error", "node-1", "errorlog", ms, 1, *told)
 
 
@@ -349,25 +351,28 @@ async def test_instances_that_are_gone_leave_no_failures_and_no_nodes(ledger: Le
 async def test_entries_that_nothing_asks_for_are_dropped_and_each_series_keeps_its_newest(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    """Of node-1 a newer one is known; node-2 exported nothing since."""
-    for node, days in (("node-1", 40), ("node-1", 29), ("node-2", 50), ("node-2", 40)):
+    """Of node-1 a newer one is known; node-2 exported nothing since; the file of node-3 is there still."""
+    there = ""
+    for node, days in (("node-1", 40), ("node-1", 29), ("node-2", 50), ("node-2", 40), ("node-3", 40), ("node-3", 1)):
         at = NOW - timedelta(days=days)
         file = replace(FILE, node=node, updated_at=at)
+        there = layout.key(file) if (node, days) == ("node-3", 40) else there
         await ledger.enter(replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file), stored_at=at))
+    await ledger.reconcile([there])
 
     await ledger.close_cycle(report(), tick=NOW)
 
     kept = one_row(
         tmp_path, "SELECT group_concat(node || ' ' || ((1767323045678 - updated_ms) / 86400000)) FROM snapshots"
     )
-    assert kept == ("node-1 29,node-2 40",)
+    assert kept == ("node-1 29,node-2 40,node-3 40,node-3 1",)
 
 
 async def test_the_drop_of_old_entries_reads_an_index(ledger: Ledger, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
         plan = " ".join(str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {DROP_OLD}", ("orders", 1, 1)))
 
-    assert ("snapshots_of_age (instance=? AND stored_ms<?)" in plan, "SCAN" in plan) == (True, False), plan
+    assert ("snapshots_gone (instance=? AND stored_ms<?)" in plan, "SCAN" in plan) == (True, False), plan
     assert await ledger.failures() == ()
 
 

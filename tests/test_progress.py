@@ -67,7 +67,7 @@ def test_a_cycle_is_told_with_each_failure_and_its_sum() -> None:
     assert text(shown).splitlines() == [
         "failed     orders/n2 (error log): cut",
         "failed     orders: the cloud is busy",
-        "cycle      orders: partial, 1 stored (1.5 MB), 0 unchanged, 1 failed in 2.5 s",
+        "cycle      orders: partial, 1 stored (1.5 MB), 0 unchanged, 1 failed, 0 bytes new in 2.5 s",
     ]
 
 

@@ -275,21 +275,24 @@ async def test_a_part_at_the_end_of_time_is_swept(sandbox: Sandbox, bed: Bed) ->
     assert (events, part.exists()) == (["part.swept"], False)
 
 
-async def test_entries_that_were_dropped_do_not_come_back(
+async def test_entries_stay_as_long_as_their_files(
     sandbox: Sandbox, bed: Bed, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their files stay on disk; a start neither reads them nor tells of them."""
+    """And then as long as somebody may ask for them, but for the newest."""
     sandbox.write(NODE, LOG)
     await bed.collect()
     clock.forward(days=KEPT_DAYS + 1)
     monkeypatch.setenv("DDSLOGD_TOKEN", sandbox.issue_token())  # the first one is a day old
     sandbox.write(NODE, LOG)
     await bed.collect()
-    left = rows(bed, "SELECT count(*) FROM snapshots")
+    with_file = rows(bed, "SELECT count(*) FROM snapshots")
+    bed.files()[0].unlink()
 
     events = await restart(bed)
+    await bed.collect()
 
-    assert (left, events, len(bed.files()), rows(bed, "SELECT count(*) FROM snapshots")) == ([(1,)], [], 2, left)
+    without = rows(bed, "SELECT count(*) FROM snapshots")
+    assert (with_file, events, len(bed.files()), without) == ([(2,)], [], 1, [(1,)])
 
 
 async def test_of_a_lost_ledger_the_newest_file_comes_back_however_old(

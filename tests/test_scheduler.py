@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from ddslogd.models import Cron, Every, Instance
 from ddslogd.pacing import SystemClock, next_tick
-from ddslogd.scheduler import LONGEST_NAP_S, Scheduler
+from ddslogd.scheduler import LONGEST_NAP_S, Chore, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -62,6 +62,8 @@ class Desk:
     bugs: dict[str, list[Exception]] = field(default_factory=dict)
     fleets: list[Callable[[], tuple[Instance, ...]]] = field(default_factory=list)
     refreshed: list[datetime] = field(default_factory=list)
+    sooner: dict[str, timedelta] = field(default_factory=dict)
+    chores: list[Chore] = field(default_factory=list)
 
     async def cycle(self, instance: Instance, tick: datetime) -> None:
         self.begun.append((instance.name, self.clock.now()))
@@ -79,7 +81,18 @@ class Desk:
             self.refreshed.append(self.clock.now())
             return self.fleets.pop(0)() if self.fleets else instances
 
-        return Scheduler(cycle=self.cycle, clock=self.clock, last_ticks=last_ticks or {}, fleet=fleet, refresh=refresh)
+        def sooner(instance: Instance, last: datetime) -> datetime | None:
+            return last + self.sooner[instance.name] if instance.name in self.sooner else None
+
+        return Scheduler(
+            cycle=self.cycle,
+            clock=self.clock,
+            last_ticks=last_ticks or {},
+            fleet=fleet,
+            refresh=refresh,
+            sooner=sooner,
+            chores=self.chores,
+        )
 
     async def serve(
         self, *instances: Instance, lasts: timedelta, last_ticks: dict[str, datetime] | None = None
@@ -444,3 +457,37 @@ async def refreshing(desk: Desk, *instances: Instance, lasts: timedelta) -> None
     with suppress(TimeoutError):
         async with asyncio.timeout(lasts.total_seconds()):
             await scheduler.serve(instances)
+
+
+async def test_a_tick_is_brought_forward_where_the_next_cycle_is_needed_sooner(desk: Desk) -> None:
+    desk.sooner["orders"] = sooner = timedelta(minutes=15)
+
+    await desk.serve(ORDERS, lasts=HOUR)
+
+    assert desk.began() == [START + times * sooner for times in range(4)]
+
+
+async def test_after_a_cycle_that_took_too_long_the_next_begins_at_once_and_once(desk: Desk) -> None:
+    desk.sooner["orders"] = timedelta(minutes=5)
+    desk.took["orders"] = [timedelta(minutes=7)]
+
+    await desk.serve(ORDERS, lasts=timedelta(minutes=9))
+
+    assert desk.began() == [START, START + timedelta(minutes=7)]
+
+
+async def test_chores_are_done_at_once_and_again_and_a_bug_in_one_ends_nothing(desk: Desk) -> None:
+    done: list[datetime] = []
+
+    async def run() -> None:
+        done.append(desk.clock.now())
+        raise ZeroDivisionError
+
+    desk.chores.append(Chore(name="retention", every=timedelta(minutes=20), run=run))
+
+    with capture_logs() as events:
+        await desk.serve(ORDERS, lasts=HOUR - MINUTE)
+
+    assert [event["event"] for event in events] == ["retention.bug"] * 3
+    assert done == [START + timedelta(minutes=20) * times for times in range(3)]
+    assert desk.began() == [START, FIRST, FIRST + EVERY, FIRST + 2 * EVERY]

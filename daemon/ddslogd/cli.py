@@ -12,9 +12,11 @@ import asyncio
 import json
 import signal
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from traceback import format_exception
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ddslogd.config import Loaded, Settings
-    from ddslogd.models import CycleReport, Instance
+    from ddslogd.models import Advance, CycleReport, Instance
     from ddslogd.operate.log import Redactor
 
 T = TypeVar("T")
@@ -167,7 +169,7 @@ def instances(path: Path, log_level: str, log_format: str, *, as_json: bool) -> 
     wrong.
     """
     from ddslogd import config  # noqa: PLC0415  # heavy
-    from ddslogd.operate.listing import as_objects, as_table  # noqa: PLC0415  # heavy
+    from ddslogd.operate.listing import instance_objects, instance_table  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
     from ddslogd.service import seen  # noqa: PLC0415  # heavy
 
@@ -178,7 +180,107 @@ def instances(path: Path, log_level: str, log_format: str, *, as_json: bool) -> 
     except CloudError as exc:
         _end(redactor.clean(f"ddslogd: {exc}"), EXIT_FAILED)
     else:
-        click.echo(json.dumps(as_objects(verdicts), indent=2) if as_json else as_table(verdicts))
+        click.echo(json.dumps(instance_objects(verdicts), indent=2) if as_json else instance_table(verdicts))
+
+
+@commands.command()
+@click.argument("names", metavar="[INSTANCE]...", nargs=-1)
+@config_option
+@click.option(
+    "--since", metavar="WHEN", help="Only gaps since then: a time (2026-11-24, 2026-11-24T08:00Z) or an age (2h, 7d)."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def gaps(names: tuple[str, ...], path: Path, since: str | None, *, as_json: bool) -> None:
+    """List the lines that are missing from streams.
+
+    INSTANCE is a name; where none is given, all count. Works beside a running daemon.
+
+    Exit status 0: none is missing. 1: there is a gap. 74: the ledger cannot be read. 78: the configuration is wrong.
+    """
+    from ddslogd import config  # noqa: PLC0415  # heavy
+    from ddslogd.operate.listing import gap_objects, gap_table  # noqa: PLC0415  # heavy
+    from ddslogd.storage import database, ledger, streambook  # noqa: PLC0415  # heavy
+
+    settings = config.load(path).settings
+    moment = None if since is None else _moment(since)
+    with database.reading(settings.storage.state / ledger.FILE_NAME) as db:
+        unknown = set(names) - streambook.instances(db)
+        if unknown:
+            raise click.BadParameter(f"nothing was ever collected of {', '.join(sorted(unknown))}")
+        found = streambook.gaps(db, since=moment, instances=names)
+    if as_json:
+        click.echo(json.dumps(gap_objects(found), indent=2))
+    elif found:
+        click.echo(gap_table(found))
+    if found:
+        sys.exit(EXIT_FAILED)
+
+
+@commands.command()
+@config_option
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing. Works beside a running daemon.")
+@log_options("warning")
+def prune(path: Path, log_level: str, log_format: str, *, dry_run: bool) -> None:
+    """Remove what storage.keep lets go, as the daemon does every hour.
+
+    Exit status 0: done. 74: the disk refuses. 75: another ddslogd works on the directory. 78: the configuration is
+    wrong.
+    """
+    from ddslogd import config  # noqa: PLC0415  # heavy
+    from ddslogd.operate.listing import removal_table  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+    from ddslogd.service import archive_of  # noqa: PLC0415  # heavy
+    from ddslogd.storage.retention import Removal, planned, read_books  # noqa: PLC0415  # heavy
+
+    _events(log_level, log_format)
+    settings = config.load(path).settings
+
+    async def remove() -> tuple[Removal, ...]:
+        async with archive_of(settings, clock=SystemClock()) as archive:
+            return await archive.retention.run()
+
+    if dry_run:
+        books = read_books(settings.storage)
+        removals = planned(settings.storage, streamed=settings.stream.enabled, books=books, now=datetime.now(UTC))
+    else:
+        removals = _until_signal(remove()) or ()
+    if removals:
+        click.echo(removal_table(removals))
+    size = sum(removal.file.size for removal in removals)
+    click.echo(
+        f"{len(removals)} file{'' if len(removals) == 1 else 's'}, {size} bytes {'would go' if dry_run else 'removed'}"
+    )
+
+
+@commands.command()
+@click.argument("name", metavar="INSTANCE")
+@config_option
+@log_options("warning")
+def rebuild(name: str, path: Path, log_level: str, log_format: str) -> None:
+    """Make the streams of an instance anew from its snapshots on disk.
+
+    The files of the old ones are moved to a hidden directory beside them. A shipper takes the new ones for new files,
+    and ships their lines again. Stop the daemon first.
+
+    Exit status 0: done. 1: there are no snapshots of this instance, or streams are not enabled. 74: the disk refuses.
+    75: another ddslogd works on the directory. 78: the configuration is wrong.
+    """
+    from ddslogd import config  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+    from ddslogd.service import rebuilt  # noqa: PLC0415  # heavy
+
+    _events(log_level, log_format)
+    settings = config.load(path).settings
+    if not settings.stream.enabled:
+        _end("ddslogd: stream.enabled is false: there is no stream to rebuild", EXIT_FAILED)
+    taken: list[Advance] = []
+    aside = _until_signal(rebuilt(settings, name, clock=SystemClock(), note=taken.append))
+    if aside is None:
+        _end(f"ddslogd: there are no snapshots of an instance {name!r} on disk", EXIT_FAILED)
+    size, found = sum(advance.new for advance in taken), sum(advance.gap is not None for advance in taken)
+    click.echo(f"{name}: {len(taken)} snapshots, {size} bytes in streams, {found} gap{'' if found == 1 else 's'}")
+    for directory in aside:
+        click.echo(f"the old files are in {directory}: remove it when nobody needs them")
 
 
 @commands.command()
@@ -247,7 +349,7 @@ def main() -> None:
         _end(f"ddslogd: {exc}", EXIT_DISK)
 
 
-def _end(message: str, status: int) -> None:
+def _end(message: str, status: int) -> NoReturn:
     click.echo(message, err=True)
     sys.exit(status)
 
@@ -263,6 +365,21 @@ def _events(level: str, form: str) -> Redactor:
 
     sys.excepthook = say  # what nobody foresaw is told without its secrets, too
     return redactor
+
+
+def _moment(text: str) -> datetime:
+    """Read a time, or how long ago it was."""
+    from ddslogd.values import duration_or_none  # noqa: PLC0415  # heavy
+
+    with suppress(ValueError, OverflowError):
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.astimezone()
+    age = duration_or_none(text)
+    with suppress(OverflowError):
+        if age is not None:
+            return datetime.now(UTC) - age
+    said = f"{text!r} is neither a time like 2026-11-24T08:00Z nor an age like 2h"
+    raise click.BadParameter(said, param_hint="--since")
 
 
 def _summary(settings: Settings) -> str:

@@ -1,6 +1,6 @@
 """One cycle of one instance: follow its export, bring each link to disk as it comes, keep the books.
 
-room? ─► Export.follow ─ link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger
+room? ─► Export.follow ─ link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger ─► stream
 (a task each, in the cycle's TaskGroup)
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ddslogd.cloud.exports import Export
-from ddslogd.errors import CloudError, StorageError, TransferError
-from ddslogd.models import CycleOutcome, CycleReport, Failed, Snapshot, Stored, Superseded, Unchanged
+from ddslogd.errors import CloudError, Gone, StorageError, TransferError
+from ddslogd.models import CycleOutcome, CycleReport, Failed, FailedCall, Snapshot, Stored, Superseded, Unchanged
 from ddslogd.storage import layout
+from ddslogd.storage.stream import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
     from ddslogd.cloud.api import Api
     from ddslogd.cloud.exports import LinkRule
     from ddslogd.config import Settings
-    from ddslogd.models import Instance, Link, LogKind, Outcome, Progress
+    from ddslogd.models import Advance, Instance, Link, LogKind, Outcome, Progress
     from ddslogd.pacing import Clock, Skew
     from ddslogd.roster import Roster
     from ddslogd.storage.ledger import Ledger
     from ddslogd.storage.part import Part
+    from ddslogd.storage.retention import Retention
     from ddslogd.storage.store import Store
+    from ddslogd.storage.stream import Streams
     from ddslogd.transfer.downloader import Downloader, Fetched
 
 log = structlog.get_logger()
@@ -52,6 +56,23 @@ class Account:
     skew: Skew
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """Where a cycle keeps what it brings.
+
+    Attributes:
+        store: Where snapshots go.
+        ledger: The books.
+        streams: Take the snapshots; None where there are to be none.
+        retention: Removes what may go.
+    """
+
+    store: Store
+    ledger: Ledger
+    streams: Streams | None
+    retention: Retention
+
+
 class Collector:
     """Runs cycles. Everything foreseen ends in their reports; only bugs raise."""
 
@@ -59,8 +80,7 @@ class Collector:
         self,
         *,
         accounts: Mapping[str, Account],
-        store: Store,
-        ledger: Ledger,
+        archive: Archive,
         settings: Settings,
         clock: Clock,
         progress: Progress,
@@ -71,8 +91,7 @@ class Collector:
 
         Args:
             accounts: By the name of the cloud.
-            store: Where snapshots go.
-            ledger: The books.
+            archive: Where everything is kept.
             settings: Of the whole daemon.
             clock: For the times in reports and the waits of exports.
             progress: Hears what becomes of each file.
@@ -80,8 +99,7 @@ class Collector:
             last_ticks: By instance name: the last tick that had its cycle, to tell who has been waiting longest.
         """
         self._accounts = accounts
-        self.store = store
-        self.ledger = ledger
+        self.archive = archive
         self.settings = settings
         self.clock = clock
         self.progress = progress
@@ -98,13 +116,24 @@ class Collector:
         self._served_at[report.instance] = report.finished_at
         since = None
         try:
-            since = await self.ledger.close_cycle(report, tick=tick)
+            since = await self.archive.ledger.close_cycle(report, tick=tick)
+            if report.error_kind == Gone.__name__:
+                await self.note_gone(instance)
         except StorageError as exc:
             log.error("ledger.failed", instance=instance.name, reason=str(exc))
         self._tell(report, since=since, took_s=self.clock.monotonic() - began)
         self._tell_skew(instance.cloud)
         self.progress.cycled(report)
         return report
+
+    async def note_gone(self, instance: Instance) -> None:
+        """Note that the cloud has no such instance any more: what it wrote since its last export is lost.
+
+        Raises:
+            StorageError: The ledger cannot be used.
+        """
+        if self.archive.streams is not None:
+            await self.archive.streams.book.note_gone(instance.name, now=self.clock.now())
 
     def urgency(self, instance: Instance) -> float:
         """Give the urgency of a new export: who waits longest for a turn is first; after all that has begun.
@@ -128,6 +157,8 @@ class Collector:
             failed=len(report.failures),
             stored_bytes=report.stored_bytes,
             fetched_bytes=report.fetched_bytes,
+            new_bytes=report.new_bytes,
+            gaps=report.gaps,
             took_s=round(took_s, 1),
             **failing,
         )
@@ -162,7 +193,10 @@ class Collector:
 
     async def has_room(self) -> bool:
         """Tell whether there is room on disk; say once that there is none, and once that there is again."""
-        has_room = await self.store.has_room()
+        has_room = await self.archive.store.has_room()
+        if not has_room:
+            await self.archive.retention.make_room()
+            has_room = await self.archive.store.has_room()
         storage = self.settings.storage
         if has_room and self._full:
             log.info("disk.room_again", directory=str(storage.directory))
@@ -184,7 +218,10 @@ class _Cycle:
         self._account = account
         self._started_at = collector.clock.now()
         self._outcomes: list[Outcome] = []
-        self._failed_calls: list[CloudError] = []  # one a kind of log
+        self._advances: list[Advance] = []
+        self._running: Counter[str] = Counter()  # transfers by series
+        self._failed_calls: list[FailedCall] = []
+        self._failed_streams: list[StorageError] = []
         self._error = ""
         self._error_kind = ""
 
@@ -196,7 +233,7 @@ class _Cycle:
             async with guard:
                 if not await self._collector.has_room():
                     return self._report(CycleOutcome.NO_ROOM, "the disk is below storage.keep_free", "NoRoom")
-                await self._collector.store.sweep(self._collector.clock.now())
+                await self._collector.archive.store.sweep(self._collector.clock.now())
                 await self._follow()
         except TimeoutError:
             if not guard.expired():
@@ -210,9 +247,11 @@ class _Cycle:
         async with asyncio.TaskGroup() as group:
             for kind in self._instance.logs:
                 group.create_task(self._follow_kind(kind, group), name=f"{self._instance.name}: {kind}")
-        if self._failed_calls:
-            self._error = "; ".join(dict.fromkeys(map(str, self._failed_calls)))
-            kinds = [type(exc).__name__ for exc in self._failed_calls]
+        failed = [(call.kind, call.reason) for call in self._failed_calls]
+        failed += [(type(exc).__name__, str(exc)) for exc in self._failed_streams]
+        if failed:
+            self._error = "; ".join(dict.fromkeys(reason for _, reason in failed))
+            kinds = [kind for kind, _ in failed]
             # What may pass is worth more words than what waits for the operator.
             self._error_kind = next((kind for kind in kinds if kind not in _OPERATORS_TURN), kinds[0])
 
@@ -222,6 +261,7 @@ class _Cycle:
             return  # none of the nodes that were asked for has such a log
 
         def hand_on(link: Link) -> None:
+            self._running[layout.series(layout.key(link.file))] += 1
             group.create_task(self._settle(link, export), name=f"{self._instance.name}/{link.file.node}")
 
         export = Export(
@@ -236,7 +276,7 @@ class _Cycle:
         try:
             missing = await export.follow(urgency=self._collector.urgency(self._instance))
         except CloudError as exc:
-            self._failed_calls.append(exc)
+            self._failed_calls.append(FailedCall(log=kind, reason=str(exc), kind=type(exc).__name__))
         else:
             for failed in missing:
                 self._note(failed)
@@ -246,6 +286,19 @@ class _Cycle:
         outcome = await self._bring(link, export)
         self._note(outcome)
         self._collector.progress.ended(link.file, outcome)
+        series = layout.series(layout.key(link.file))
+        self._running[series] -= 1
+        if not self._running[series]:  # else the newer of two files could come before the older
+            await self._catch_up(series)
+
+    async def _catch_up(self, series: str) -> None:
+        archive, origin = self._collector.archive, Origin(schedule=self._instance.schedule, key=self._instance.id)
+        if archive.streams is not None:
+            try:
+                await archive.streams.catch_up(series, origin=origin, note=self._advances.append)
+                await archive.retention.drop_superseded(series)
+            except StorageError as exc:
+                self._failed_streams.append(exc)
 
     def _note(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
@@ -266,12 +319,12 @@ class _Cycle:
 
     async def _bring(self, link: Link, export: Export) -> Outcome:
         """Bring one file to disk; whatever is foreseen is an outcome."""
-        file, store = link.file, self._collector.store
+        file, archive = link.file, self._collector.archive
         received, began_at = 0, self._collector.clock.now()
         try:
-            if await self._collector.ledger.holds(layout.key(file)):
+            if await archive.ledger.holds(layout.key(file)):
                 return Unchanged(file=file)
-            async with store.part(file) as part:
+            async with archive.store.part(file) as part:
                 try:
                     fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
                     return await self._keep(link, part, fetched, began_at=began_at)
@@ -289,7 +342,7 @@ class _Cycle:
 
     async def _keep(self, link: Link, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
-        file, ledger = link.file, self._collector.ledger
+        file, ledger = link.file, self._collector.archive.ledger
         if fetched is None:
             await part.remove()
             return Superseded(file=file, fetched=part.received)
@@ -317,7 +370,8 @@ class _Cycle:
             return Unchanged(file=file, fetched=part.received)
         await ledger.promise(snapshot)
         await part.publish()
-        await ledger.enter(snapshot)
+        first_at, last_at = await self._collector.archive.store.log_times(snapshot.path)
+        await ledger.enter(replace(snapshot, first_at=first_at, last_at=last_at))
         return Stored(snapshot=snapshot, fetched=part.received)
 
     def _outcome(self) -> CycleOutcome:
@@ -340,6 +394,8 @@ class _Cycle:
             finished_at=self._collector.clock.now(),
             outcome=outcome,
             outcomes=tuple(self._outcomes),
+            advances=tuple(self._advances),
+            failed_calls=tuple(self._failed_calls),
             error=error,
             error_kind=error_kind,
         )

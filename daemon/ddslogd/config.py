@@ -92,6 +92,7 @@ _BY_PROJECT: Final = ("password", "access_key", "metadata")
 Interval = Annotated[Duration, AfterValidator(within(_SECOND, 31 * _DAY))]
 Wait = Annotated[Duration, AfterValidator(within(_INSTANT, _HOUR))]
 Limit = Annotated[Duration, AfterValidator(within(_INSTANT, _DAY))]
+Age = Annotated[Duration, AfterValidator(within(timedelta(minutes=1), 3650 * _DAY))]
 Margin = Annotated[Duration, AfterValidator(within(timedelta(), timedelta(minutes=3)))]
 
 NAMES: Final = "<names>"
@@ -269,6 +270,8 @@ class Schedule(Section):
     """How often the clouds are asked which instances there are."""
     cycle_timeout: Limit = _HOUR
     """A cycle that hangs is ended after it."""
+    adapt: bool = Field(default=True, strict=True)
+    """Whether an instance that fills more than half an export between two ticks has its next tick sooner."""
 
     @property
     def when(self) -> Every | Cron:
@@ -326,15 +329,83 @@ class Download(Section):
     """A file larger than this is refused; the cloud's own limit is 40 MB."""
 
 
+class Rotate(Section):
+    """When a stream's live file is rotated away, before something is appended."""
+
+    size: Size = Field(default=100 * 1024**2, ge=1)
+    """It would grow larger than this."""
+    every: Age = _DAY
+    """Its first line came that long ago."""
+
+
+class Stream(Section):
+    """One continuous log per node and kind, in which every line stands once."""
+
+    enabled: bool = Field(default=True, strict=True)
+    """Whether there are streams beside the snapshots."""
+    rotate: Rotate = Field(default_factory=Rotate)
+    """When its live file is renamed to <node>.log.<UTC time>, and a new one begins."""
+
+
+class Limits(Section):
+    """How long, and how much, of one kind of file is kept."""
+
+    age: Age | None = None
+    """Older files go; default that of storage.keep."""
+    size: Size | None = Field(default=None, ge=1)
+    """While there is more, the oldest go; default that of storage.keep."""
+
+
+class Keep(Section):
+    """How long files are kept, for each kind of them: snapshots, and files that streams have rotated away."""
+
+    age: Age | None = 30 * _DAY
+    """Older files go; null: none goes for its age."""
+    size: Size | None = Field(default=50 * 1024**3, ge=1)
+    """While there is more of a kind, its oldest go; null: none goes for its size."""
+    snapshots: Limits = Field(default_factory=Limits)
+    """Other limits for snapshots."""
+    streams: Limits = Field(default_factory=Limits)
+    """Other limits for streams."""
+
+    def limits(self, own: Limits) -> Limits:
+        """Give the limits of one kind."""
+        return Limits(age=own.age or self.age, size=own.size or self.size)
+
+
+class ShipperBooks(Section):
+    """The shipper that reads what is stored, so that nothing goes before it was read."""
+
+    kind: Literal["filebeat", "vector", "fluent-bit", "promtail", "rsyslog", "none"] = "none"
+    """Which program; none: nothing is known of what was read."""
+    registry: AbsolutePath | None = None
+    """Where it notes what it has read: a file or a directory, as the README says of each."""
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+        """Check that kind and registry go together."""
+        shipper, registry = raw.get("kind", "none"), raw.get("registry")
+        if shipper != "none" and registry is None:
+            yield ("registry",), f"is missing: where does {shipper} note what it has read?"
+        if shipper == "none" and registry is not None:
+            yield ("kind",), "is missing: whose registry is it?"
+
+
 class Storage(Section):
-    """Where files and state are kept."""
+    """Where files and state are kept, and for how long."""
 
     directory: AbsolutePath = Path("/var/log/ddslogd")
-    """The logs: snapshots/<instance>/<node>/…"""
+    """The logs: snapshots/<instance>/<node>/… and streams/<instance>/…"""
     state: AbsolutePath = Path("/var/lib/ddslogd")
     """The ledger of what is on disk."""
     keep_free: Size = Field(default=2 * 1024**3, ge=0)
-    """Below this much free room nothing is requested; what runs may finish."""
+    """Below this much free room old files make room, and if that is not enough, nothing is requested."""
+    snapshots: Literal["all", "latest"] = "all"
+    """all: as long as keep says; latest: of each node only what the next export is compared with."""
+    keep: Keep = Field(default_factory=Keep)
+    """How long files stay."""
+    shipper: ShipperBooks = Field(default_factory=ShipperBooks)
+    """What reads them meanwhile."""
     sha256: bool = Field(default=False, strict=True)
     """Whether the ledger holds a SHA-256 of each file beside its MD5; costs a second pass of arithmetic, no reading."""
 
@@ -424,6 +495,7 @@ class Settings(Section):
     export: Export = Field(default_factory=Export)
     download: Download = Field(default_factory=Download)
     storage: Storage = Field(default_factory=Storage)
+    stream: Stream = Field(default_factory=Stream)
     instances: tuple[Entry, ...] = Field(min_length=1)
     """The instances whose logs are collected: each named, or found by what they are like."""
 
@@ -472,6 +544,8 @@ class Settings(Section):
         yield from _unknown_clouds(entries, raw.get("clouds"))
         yield from _taken(entries)
         yield from _cut_short(raw)
+        if _given(raw.get("storage"), "snapshots") == "latest" and _given(raw.get("stream"), "enabled") is False:
+            yield ("storage", "snapshots"), "latest needs stream.enabled: else the lines of older ones would be lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

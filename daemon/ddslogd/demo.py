@@ -20,6 +20,7 @@ from ddslogd.operate.progress import watching
 from ddslogd.pacing import SystemClock
 from ddslogd.sandbox import Faults, Sandbox, configuration
 from ddslogd.service import opened
+from ddslogd.storage import layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,18 +116,29 @@ class _Count:
 
 
 def _show(console: Console, directory: Path, sandbox: Sandbox) -> bool:
-    """Print the tree of what is stored, and whether each file is one of the sandbox's exports."""
-    nodes = [node for instance in sandbox.fleet for group in instance.groups for node in group.nodes]
-    exports = {node.name: set(sandbox.exports_of(node.name)) for node in nodes}
-    tree, good, count = Tree(str(directory)), True, 0
+    """Print the tree of what is stored, and whether all of it is what the sandbox had."""
+    tree, good, counts = Tree(str(directory)), True, Counter[str]()
     branches: dict[Path, Tree] = {}
     for path in sorted(directory.rglob("*.log")):
-        whole = path.read_bytes() in exports.get(path.parent.name, set())
-        good, count = good and whole, count + 1
+        kind = path.relative_to(directory).parts[0]
+        whole = _is_export(path, sandbox) if kind == layout.SNAPSHOTS else _is_stream(path, sandbox)
+        good = good and whole
+        counts[kind] += 1
         branch = tree
         for parent in reversed(path.relative_to(directory).parents[:-1]):
             branch = branches[parent] = branches.get(parent) or branch.add(parent.name)
         branch.add(f"{path.name}  {decimal(path.stat().st_size)}{'' if whole else '  NOT WHAT THE CLOUD HAD'}")
     Console(width=max(console.width, 250)).print(tree, highlight=False)
-    console.print(f"{count} files, {'each byte for byte what the cloud exported' if good else 'NOT ALL AS EXPORTED'}.")
-    return good and count > 0
+    snapshots, streams = counts[layout.SNAPSHOTS], counts[layout.STREAMS]
+    said = "each byte for byte what the cloud exported" if good else "NOT ALL AS EXPORTED"
+    console.print(f"{snapshots} snapshots, {streams} streams, {said}; in a stream every line stands once.")
+    return good and snapshots > 0 and streams > 0
+
+
+def _is_export(path: Path, sandbox: Sandbox) -> bool:
+    return path.read_bytes() in sandbox.exports_of(path.parent.name)
+
+
+def _is_stream(path: Path, sandbox: Sandbox) -> bool:
+    """Tell whether the file holds its node's log, from the beginning of some export on, without a gap."""
+    return path.read_bytes() in sandbox.log_of(path.stem)

@@ -17,7 +17,7 @@ import structlog
 from ddslogd.errors import CloudError, NotAllowed, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ddslogd.cloud.api import Api
     from ddslogd.config import Discover, DiscoverEntry, Settings
@@ -141,7 +141,15 @@ def _first_match(
 class Discovery:
     """Keeps the fleet in line with what the clouds list."""
 
-    def __init__(self, *, apis: Mapping[str, Api], settings: Settings, roster: Roster, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        *,
+        apis: Mapping[str, Api],
+        settings: Settings,
+        roster: Roster,
+        ledger: Ledger,
+        gone: Callable[[Instance], Awaitable[None]],
+    ) -> None:
         """Prepare.
 
         Args:
@@ -149,11 +157,13 @@ class Discovery:
             settings: Of the whole daemon.
             roster: Is told of the nodes of instances that are collected from.
             ledger: Is told of them too.
+            gone: Is told of each instance that the cloud has no more.
         """
         self._apis = apis
         self._settings = settings
         self._roster = roster
         self._ledger = ledger
+        self._gone = gone
         self._discovered: dict[Key, Instance] = {}
         self._unseen: Counter[Key] = Counter()  # refreshes in a row
         self._quiet: set[str] = set()  # clouds whose list we may not see, and were told so
@@ -181,7 +191,11 @@ class Discovery:
             if verdict.instance is not None:
                 self._roster.enter(verdict.instance.name, verdict.listed.nodes)
                 await self._ledger.enter_nodes(verdict.instance.name, verdict.listed.nodes)
-        self._bring_in_line(self._taken(verdicts), asked=set(listings))
+        disappeared = self._bring_in_line(self._taken(verdicts), asked=set(listings))
+        listed = {(verdict.cloud, verdict.listed.id) for verdict in verdicts}
+        for instance in disappeared:
+            if (instance.cloud, instance.id) not in listed:  # else it is there, and no entry wants it
+                await self._gone(instance)
         return verdicts
 
     async def _judged(self, listings: Mapping[str, Sequence[ListedInstance]]) -> tuple[Verdict, ...]:
@@ -233,7 +247,9 @@ class Discovery:
             msg = f"the list of instances did not come within {minutes} minutes"
             raise Unavailable(msg) from exc
 
-    def _bring_in_line(self, now: Mapping[Key, Instance], *, asked: set[str]) -> None:
+    def _bring_in_line(self, now: Mapping[Key, Instance], *, asked: set[str]) -> tuple[Instance, ...]:
+        """Take over what there is now; give the instances that are there no more."""
+        disappeared = []
         for key, instance in now.items():
             self._unseen.pop(key, None)
             if key not in self._discovered:
@@ -244,7 +260,9 @@ class Discovery:
             if self._unseen[key] >= PATIENCE:
                 del self._unseen[key]
                 instance = self._discovered.pop(key)
+                disappeared.append(instance)
                 log.warning("instance.disappeared", instance=instance.name, id=instance.id, cloud=instance.cloud)
+        return tuple(disappeared)
 
 
 def _todo(exc: CloudError, *, needed: bool) -> str:

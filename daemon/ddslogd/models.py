@@ -2,7 +2,8 @@
 
 A cycle of an ``Instance`` follows one export. Its reply (``ExportReply``) has a ``Row`` for each node's file; a row
 that is ready becomes a ``Link`` to a ``LogFile``, and the log file on disk is a ``Snapshot``. What became of each file
-is an outcome: ``Stored | Unchanged | Superseded | Failed``; what became of the cycle is a ``CycleReport``.
+is an outcome: ``Stored | Unchanged | Superseded | Failed``; what became of the cycle is a ``CycleReport``. What a
+snapshot adds to the continuous log of its node is an ``Advance``; what is missing there is a ``Gap``.
 """
 
 from __future__ import annotations
@@ -235,6 +236,7 @@ class Snapshot:
         began_at: When its transfer began; aware, UTC, as ``stored_at``.
         attempts: Requests to the object store.
         request_ids: Of the reply that held its link, and of the object store's.
+        first_at: The first time that its lines tell; aware, UTC, as ``last_at``; None where none of them does.
     """
 
     file: LogFile
@@ -249,6 +251,67 @@ class Snapshot:
     stored_at: datetime
     attempts: int = 1
     request_ids: tuple[str, ...] = ()
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+
+
+class GapCause(StrEnum):
+    """Why lines are missing from a stream."""
+
+    WINDOW_OVERFLOW = "window overflow"
+    """More was written between two exports than one of them holds."""
+    FAILED_EXPORTS = "failed exports"
+    """The cloud or the way to it failed for too long."""
+    DAEMON_DOWN = "daemon down"
+    """Nobody asked for too long."""
+    DISK_FULL = "disk full"
+    """Nothing was asked for, since the disk was below ``keep_free``."""
+    INSTANCE_GONE = "instance gone"
+    """The cloud had no such instance."""
+    EVICTED_UNSHIPPED = "evicted unshipped"
+    """The lines were on disk, and had to make room before a shipper had read them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Lines of a node that are not, or no longer, in its stream.
+
+    Attributes:
+        after: The last time in the log before it; aware, UTC, as all times; None where none is known.
+        until: The first time after it; None where none is known, or nothing came after it.
+        noted_at: When it was noticed.
+        cut: Whether what follows begins within a line, which stands in the stream as far as it is known.
+        path: The file in which the log goes on, or that was evicted; relative to the storage directory.
+    """
+
+    instance: str
+    log: LogKind
+    node: str
+    after: datetime | None
+    until: datetime | None
+    cause: GapCause
+    noted_at: datetime
+    cut: bool
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """What one snapshot brought to its stream.
+
+    Attributes:
+        new: Bytes that were not there before.
+        window: Bytes of the snapshot.
+        full: Whether the snapshot begins later than the last one did: an export is full, older lines are cut off.
+        took: Between the two exports; None where this is the first.
+    """
+
+    file: LogFile
+    new: int
+    window: int
+    full: bool
+    took: timedelta | None
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +357,19 @@ class Failed:
     fetched: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedCall:
+    """The export of a kind of log brought nothing, or not to its end.
+
+    Attributes:
+        reason: As of ``Failed``, as ``kind``.
+    """
+
+    log: LogKind
+    reason: str
+    kind: str
+
+
 Outcome = Stored | Unchanged | Superseded | Failed
 
 
@@ -318,6 +394,8 @@ class CycleReport:
 
     Attributes:
         outcomes: One a file.
+        advances: One a snapshot that its stream has taken.
+        failed_calls: One a kind of log whose export failed as a whole.
         error: What stopped the cycle as a whole; empty where nothing did.
     """
 
@@ -326,6 +404,8 @@ class CycleReport:
     finished_at: datetime
     outcome: CycleOutcome
     outcomes: Sequence[Outcome] = ()
+    advances: Sequence[Advance] = ()
+    failed_calls: Sequence[FailedCall] = ()
     error: str = ""
     error_kind: str = ""
 
@@ -348,6 +428,16 @@ class CycleReport:
     def stored_bytes(self) -> int:
         """Sum the sizes of the new files."""
         return sum(outcome.snapshot.size for outcome in self.outcomes if isinstance(outcome, Stored))
+
+    @property
+    def new_bytes(self) -> int:
+        """Sum what is new in streams."""
+        return sum(advance.new for advance in self.advances)
+
+    @property
+    def gaps(self) -> int:
+        """Count the gaps that were found."""
+        return sum(advance.gap is not None for advance in self.advances)
 
     @property
     def fetched_bytes(self) -> int:

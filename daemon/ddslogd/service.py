@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,31 +23,36 @@ from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
 from ddslogd.cloud.metadata import MetadataService
 from ddslogd.cloud.tokens import GivenToken, PasswordLogin
 from ddslogd.cloud.wire import ProjectName
-from ddslogd.collector import Account, Collector
+from ddslogd.collector import Account, Archive, Collector
 from ddslogd.config import AccessKeyAuth, MetadataAuth, PasswordAuth, TokenAuth
 from ddslogd.discovery import Discovery, judge
 from ddslogd.errors import StorageError
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import Skew
 from ddslogd.roster import Roster
-from ddslogd.scheduler import Scheduler
+from ddslogd.scheduler import Chore, Scheduler
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.recovery import recover
+from ddslogd.storage.retention import Retention
 from ddslogd.storage.store import Store, claim
+from ddslogd.storage.stream import Origin, Streams
+from ddslogd.tempo import Tempo
 from ddslogd.transfer.downloader import Downloader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from ddslogd.cloud.credentials import Credentials
     from ddslogd.config import Cloud, Settings
     from ddslogd.discovery import Verdict
-    from ddslogd.models import CycleReport, Instance, Progress
+    from ddslogd.models import Advance, CycleReport, Instance, Progress
     from ddslogd.pacing import Clock
 
 log = structlog.get_logger()
 
+HOUR = timedelta(hours=1)
 LOGINS_PER_MINUTE = 60  # one account needs one login a day
 
 
@@ -57,16 +63,19 @@ class Service:
         self,
         *,
         settings: Settings,
+        archive: Archive,
         collector: Collector,
         discovery: Discovery,
         clock: Clock,
         last_ticks: Mapping[str, datetime],
     ) -> None:
         self._settings = settings
+        self._archive = archive
         self._collector = collector
         self._discovery = discovery
         self._clock = clock
         self._last_ticks = last_ticks
+        self._tempo = Tempo(settings=settings, fleet=discovery.fleet)
 
     async def serve(self) -> None:
         """Run every instance's cycles at their ticks, until cancelled."""
@@ -76,6 +85,11 @@ class Service:
             last_ticks=self._last_ticks,
             fleet=self._refreshed,
             refresh=self._settings.schedule.refresh,
+            sooner=self._tempo.next,
+            chores=[
+                Chore(name="retention", every=HOUR, run=self._prune),
+                Chore(name="stream", every=HOUR, run=self._catch_up),
+            ],
         )
         named = self._settings.fleet()
         log.info("service.started", version=__version__, instances=len(named), clouds=len(self._settings.clouds))
@@ -105,7 +119,29 @@ class Service:
         return [task.result() for task in tasks]
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
-        await self._collector.collect(instance, tick=tick)
+        report = await self._collector.collect(instance, tick=tick)
+        self._tempo.heard(instance, report, tick=tick)
+
+    async def _prune(self) -> None:
+        try:
+            await self._archive.retention.run()
+        except StorageError as exc:
+            log.error("retention.failed", reason=str(exc))
+
+    async def _catch_up(self) -> None:
+        """Let streams take what no cycle will bring them: what a crash left, or what failed."""
+        streams, known = self._archive.streams, {instance.name: instance for instance in self._discovery.fleet()}
+        if streams is None:
+            return
+        try:
+            behind = await streams.book.behind()
+            for series, name in behind:
+                instance = known.get(name)
+                schedule = instance.schedule if instance else self._settings.schedule.when
+                origin = Origin(schedule=schedule, key=instance.id if instance else name)
+                await streams.catch_up(series, origin=origin, note=_unheard)
+        except StorageError as exc:
+            log.error("stream.failed", reason=str(exc))
 
     async def _refreshed(self) -> tuple[Instance, ...]:
         try:
@@ -133,13 +169,12 @@ async def opened(
         StorageError: The disk refuses.
     """
     async with AsyncExitStack() as stack:
-        store, ledger = await _storage(settings, clock=clock, stack=stack)
+        archive = await _archive(settings, clock=clock, stack=stack)
         accounts = await _accounts(settings, clock=clock, progress=progress, redact=redact, stack=stack)
-        roster, last_ticks = Roster(), await ledger.last_ticks()
+        roster, last_ticks = Roster(), await archive.ledger.last_ticks()
         collector = Collector(
             accounts=accounts,
-            store=store,
-            ledger=ledger,
+            archive=archive,
             settings=settings,
             clock=clock,
             progress=progress,
@@ -147,8 +182,62 @@ async def opened(
             last_ticks=last_ticks,
         )
         apis = {name: account.api for name, account in accounts.items()}
-        discovery = Discovery(apis=apis, settings=settings, roster=roster, ledger=ledger)
-        yield Service(settings=settings, collector=collector, discovery=discovery, clock=clock, last_ticks=last_ticks)
+        discovery = Discovery(
+            apis=apis, settings=settings, roster=roster, ledger=archive.ledger, gone=collector.note_gone
+        )
+        yield Service(
+            settings=settings,
+            archive=archive,
+            collector=collector,
+            discovery=discovery,
+            clock=clock,
+            last_ticks=last_ticks,
+        )
+
+
+@asynccontextmanager
+async def archive_of(settings: Settings, *, clock: Clock) -> AsyncIterator[Archive]:
+    """Open what is on disk, and nothing else. In the end all is closed.
+
+    Raises:
+        Locked: Another ddslogd works on the storage directory, or on the ledger's.
+        ConfigError: The ledger is a newer ddslogd's, or belongs to another storage directory.
+        StorageError: The disk refuses.
+    """
+    async with AsyncExitStack() as stack:
+        yield await _archive(settings, clock=clock, stack=stack)
+
+
+async def rebuilt(
+    settings: Settings, name: str, *, clock: Clock, note: Callable[[Advance], None]
+) -> tuple[Path, ...] | None:
+    """Make the streams of an instance anew, from the snapshots on disk.
+
+    Args:
+        settings: With streams enabled.
+        name: Of an instance of the configuration, or of one that was collected from before.
+        clock: For names and notes.
+        note: Hears what each snapshot brought.
+
+    Returns:
+        Where the files of the old streams are now; None where there are no snapshots of such an instance.
+
+    Raises:
+        Locked: Another ddslogd works on the directory.
+        ConfigError: As of ``archive_of``.
+        StorageError: The disk refuses.
+    """
+    instance = next((one for one in settings.fleet() if name in {one.name, one.id}), None)
+    origin = Origin(
+        schedule=instance.schedule if instance else settings.schedule.when, key=instance.id if instance else name
+    )
+    async with archive_of(settings, clock=clock) as archive:
+        streams = archive.streams
+        series = await streams.book.series_of(instance.name if instance else name) if streams else ()
+        if streams is None or not series:
+            return None
+        aside = [await streams.rebuild(one, origin=origin, note=note) for one in series]
+    return tuple(dict.fromkeys(path for path in aside if path is not None))
 
 
 async def seen(settings: Settings, *, clock: Clock, redact: Callable[[str], None]) -> tuple[Verdict, ...]:
@@ -204,6 +293,18 @@ async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
     if not any(settings.discover_entries(cloud) for cloud in settings.clouds):  # else it is not known yet who is there
         await ledger.forget_instances(set(names))
     return store, ledger
+
+
+async def _archive(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> Archive:
+    storage, stream = settings.storage, settings.stream
+    store, ledger = await _storage(settings, clock=clock, stack=stack)
+    streams = Streams(storage.directory, ledger=ledger, rotate=stream.rotate, clock=clock) if stream.enabled else None
+    retention = Retention(storage, ledger=ledger, streamed=stream.enabled, clock=clock)
+    return Archive(store=store, ledger=ledger, streams=streams, retention=retention)
+
+
+def _unheard(advance: Advance) -> None:
+    """Take no notice: a gap is told of by the stream itself."""
 
 
 def _claim_state(settings: Settings, stack: AsyncExitStack) -> None:

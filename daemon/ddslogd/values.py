@@ -94,6 +94,14 @@ def read_duration(value: object) -> timedelta:
     return timedelta(days, seconds, hours=hours, minutes=minutes, milliseconds=milliseconds)
 
 
+def duration_or_none(text: str) -> timedelta | None:
+    """Read a duration as ``read_duration`` does; None where it is none, or is longer than any calendar."""
+    try:
+        return read_duration(text)
+    except (PydanticCustomError, OverflowError):
+        return None
+
+
 def spell_duration(value: timedelta) -> str:
     """Write a duration the way ``read_duration`` reads it, to the millisecond."""
     left = value // timedelta(milliseconds=1)

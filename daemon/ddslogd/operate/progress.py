@@ -72,10 +72,12 @@ class Lines(Silent):
             self._print(f"failed     {report.instance}/{failed.node} ({failed.log} log): {failed.reason}")
         if report.error:
             self._print(f"failed     {report.instance}: {report.error}")
+        gaps = f", {report.gaps} gap{'' if report.gaps == 1 else 's'}" if report.gaps else ""
         took_s = (report.finished_at - report.started_at).total_seconds()
         self._print(
             f"cycle      {report.instance}: {report.outcome}, {report.stored} stored ({decimal(report.stored_bytes)}), "
-            f"{report.unchanged} unchanged, {len(report.failures)} failed in {took_s:.1f} s"
+            f"{report.unchanged} unchanged, {len(report.failures)} failed, {decimal(report.new_bytes)} new{gaps} "
+            f"in {took_s:.1f} s"
         )
 
     def _print(self, line: str) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import structlog
 
 from ddslogd.errors import Complaint, ConfigError, StorageError
-from ddslogd.storage.part import disk
+from ddslogd.storage.filesystem import disk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 log = structlog.get_logger()
@@ -59,8 +62,8 @@ MIGRATIONS = (
     CREATE INDEX cycles_of_instance ON cycles (instance, tick_ms);
     CREATE TABLE failures (                 -- what fails now; a success removes it
         instance   TEXT NOT NULL,
-        node       TEXT NOT NULL,           -- empty: the cycle as a whole
-        log        TEXT NOT NULL,
+        node       TEXT NOT NULL,           -- empty: the export as a whole
+        log        TEXT NOT NULL,           -- empty: the cycle as a whole
         kind       TEXT NOT NULL,
         since_ms   INTEGER NOT NULL,
         last_ms    INTEGER NOT NULL,
@@ -87,10 +90,100 @@ MIGRATIONS = (
         PRIMARY KEY (cloud, id)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE cycles ADD COLUMN error_kind TEXT NOT NULL DEFAULT '';
+    ALTER TABLE snapshots ADD COLUMN first_ms INTEGER;                  -- of its lines, as far as they tell
+    ALTER TABLE snapshots ADD COLUMN last_ms INTEGER;
+    ALTER TABLE snapshots ADD COLUMN present INTEGER NOT NULL DEFAULT 1;    -- 0: it has no file of its own (any more)
+    ALTER TABLE snapshots ADD COLUMN taken INTEGER NOT NULL DEFAULT 0;      -- 1: its lines are in the stream
+    UPDATE snapshots SET present = (path = key), taken = (path != key);
+    DROP INDEX snapshots_of_age;
+    CREATE INDEX snapshots_gone ON snapshots (instance, stored_ms) WHERE published AND NOT present;
+    CREATE INDEX snapshots_to_take ON snapshots (series, updated_ms) WHERE published AND present AND NOT taken;
+    CREATE INDEX snapshots_present ON snapshots (updated_ms) WHERE published AND present;
+    CREATE TABLE streams (
+        series        TEXT PRIMARY KEY,
+        instance      TEXT NOT NULL,
+        log           TEXT NOT NULL,
+        node          TEXT NOT NULL,
+        size          INTEGER NOT NULL,     -- bytes of the live file
+        born_ms       INTEGER NOT NULL,     -- when its first line came
+        first_ms      INTEGER,              -- of its lines
+        last_ms       INTEGER,
+        reference     TEXT NOT NULL,        -- the snapshot that the next export is compared with; empty for none
+        reference_ms  INTEGER NOT NULL,     -- its update time
+        delivered     INTEGER NOT NULL,     -- bytes of it that are in the stream: all but an unfinished line
+        delivered_ms  INTEGER,              -- the last time that the stream's lines tell
+        intent        TEXT NOT NULL         -- JSON: what is about to be appended; empty for nothing
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE stream_parts (             -- the files that were rotated away and are there still
+        path          TEXT PRIMARY KEY,
+        series        TEXT NOT NULL,
+        size          INTEGER NOT NULL,
+        first_ms      INTEGER,
+        last_ms       INTEGER,
+        rotated_ms    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX stream_parts_of_age ON stream_parts (rotated_ms);
+    CREATE TABLE gaps (
+        series        TEXT NOT NULL,
+        path          TEXT NOT NULL,        -- in which file the log goes on, or which was evicted
+        instance      TEXT NOT NULL,
+        log           TEXT NOT NULL,
+        node          TEXT NOT NULL,
+        after_ms      INTEGER,
+        until_ms      INTEGER,
+        cause         TEXT NOT NULL,
+        noted_ms      INTEGER NOT NULL,
+        cut           INTEGER NOT NULL,
+        PRIMARY KEY (series, path)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX gaps_of_age ON gaps (noted_ms);
+    """,
 )
 VERSION = len(MIGRATIONS)
 # Checking reads the whole file: done in a blink up to here, and in minutes on a slow disk where it has grown huge.
 ALWAYS_CHECKED = 64 * 1024 * 1024  # bytes
+
+
+def ms_of(moment: datetime) -> int:
+    """Give a moment as it stands in the file: epoch milliseconds."""
+    return round(moment.timestamp() * 1000)
+
+
+def moment_of(ms: int) -> datetime:
+    """Read a moment of the file: aware, UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def ms_or_none(moment: datetime | None) -> int | None:
+    """Give a moment as it stands in the file, where there is one."""
+    return None if moment is None else ms_of(moment)
+
+
+def moment_or_none(ms: int | None) -> datetime | None:
+    """Read a moment of the file, where there is one."""
+    return None if ms is None else moment_of(ms)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file beside a daemon that may be using it; nothing can be written. Blocks.
+
+    Raises:
+        ConfigError: Another version of ddslogd wrote it.
+        StorageError: There is none, or it cannot be read.
+    """
+    # Without a WAL nobody uses it, and then a reader may lack the right to begin one.
+    in_use = path.with_name(f"{path.name}-wal").exists()
+    uri = f"file:{quote(str(path))}?mode=ro{'' if in_use else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+            _refuse_other_version(db, path)
+            yield db
+    except sqlite3.Error as exc:
+        text = f"the ledger cannot be read ({exc}): {path}: has the daemon run, and may you read its directory?"
+        raise StorageError(text) from exc
 
 
 def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
@@ -181,9 +274,21 @@ def _put_aside(path: Path) -> Path:
 def _migrate(db: sqlite3.Connection, path: Path) -> bool:
     """Bring the schema up to this version; tell whether there was one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        text = f"a newer ddslogd wrote this ledger (version {version}, this one knows {VERSION}): install that one"
-        raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)])
+    _refuse_newer(version, path)
     for number in range(version, VERSION):
         db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
     return bool(version > 0)
+
+
+def _refuse_other_version(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    _refuse_newer(version, path)
+    if version < VERSION:
+        text = f"an older ddslogd wrote this ledger (version {version}, not {VERSION}): start the daemon once first"
+        raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)])
+
+
+def _refuse_newer(version: int, path: Path) -> None:
+    if version > VERSION:
+        text = f"a newer ddslogd wrote this ledger (version {version}, this one knows {VERSION}): install that one"
+        raise ConfigError(path, [Complaint(line=0, column=0, path="", text=text)])

@@ -3,6 +3,9 @@
     <directory>/snapshots/<instance>/<node>/<file_name>.<updated>.log           a snapshot: whole and final
     <directory>/snapshots/<instance>/<node>/<file_name>.<updated>.slow.log      the same of the slow log
     <directory>/snapshots/<instance>/<node>/.<the same>~<total>~<modified>~<etag>.part     one that is growing
+    <directory>/streams/<instance>/<node>.log             all lines of the error log, each once; appended to
+    <directory>/streams/<instance>/<node>.slow.log        the same of the slow log
+    <directory>/streams/<instance>/<node>.log.<rotated>   what was appended to until then
 
 A part's name holds what proves its identity, so that a part and its proof cannot be parted by a crash.
 """
@@ -22,12 +25,14 @@ if TYPE_CHECKING:
     from ddslogd.models import LogFile
 
 SNAPSHOTS = "snapshots"
+STREAMS = "streams"
 PART = ".part"
 MAX_NAME = 255  # bytes of one name, on every file system that matters
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows, nor its shares
 _ALTERED_LENGTH = 64
 _STAMPED = re.compile(r"\.(\d{8}T\d{6}\.\d{3})Z(?:\.slow)?\.log$")
+_ROTATED = re.compile(r"\.(\d{8}T\d{6}\.\d{3})Z")
 _ENDINGS = {LogKind.ERROR: ".log", LogKind.SLOW: ".slow.log"}
 
 
@@ -71,6 +76,29 @@ def log_kind(key: str) -> LogKind:
     return LogKind.SLOW if key.endswith(_ENDINGS[LogKind.SLOW]) else LogKind.ERROR
 
 
+def stream_path(key: str) -> PurePosixPath:
+    """Give where the stream of a snapshot's node and kind is, by the snapshot's key, relative to the storage directory.
+
+    Nodes ``a`` and ``a.slow`` would share a name: what ends like the name of another kind of log is altered.
+    """
+    _, instance, node, _ = PurePosixPath(key).parts
+    ending = _ENDINGS[log_kind(key)]
+    if f"{node}.log".endswith(_ENDINGS[LogKind.SLOW]):
+        node = f"{node}~"
+    return PurePosixPath(STREAMS, instance, f"{node}{ending}")
+
+
+def rotated_path(stream: PurePosixPath, moment: datetime) -> PurePosixPath:
+    """Give the name that a stream's file takes when it is rotated away."""
+    return stream.with_name(f"{stream.name}.{stamp(moment)}")
+
+
+def rotated_at(name: str, *, of: str) -> datetime | None:
+    """Read back when a file was rotated away from the live file ``of``; None where it is no such file."""
+    found = _ROTATED.fullmatch(name.removeprefix(of))
+    return _moment(found[1]) if found else None
+
+
 def file_name(final_name: str) -> str:
     """Read back the cloud's name of the file, as far as it stands in a snapshot's name."""
     return _STAMPED.sub("", final_name)
@@ -79,10 +107,12 @@ def file_name(final_name: str) -> str:
 def updated_at(final_name: str) -> datetime | None:
     """Read back the moment that stands in a snapshot's name; None where none does."""
     found = _STAMPED.search(final_name)
-    if found is None:
-        return None
+    return _moment(found[1]) if found else None
+
+
+def _moment(text: str) -> datetime | None:
     try:
-        return datetime.strptime(found[1], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+        return datetime.strptime(text, "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
     except ValueError:
         return None
 

@@ -9,17 +9,19 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.models import Failed, LogFile, LogKind, Snapshot, Stored, Superseded, Unchanged
 from ddslogd.storage import database, layout
-from ddslogd.storage.part import disk
+from ddslogd.storage.database import moment_of, moment_or_none, ms_of, ms_or_none
+from ddslogd.storage.filesystem import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from ddslogd.models import CycleReport, Node
 
@@ -27,10 +29,11 @@ T = TypeVar("T")
 
 FILE_NAME = "ledger.sqlite3"
 KEPT_CYCLES = 100  # of each instance
-# An export is served for minutes, so nothing asks for older entries. Files may stay longer.
+# An export is served for minutes, so nothing asks for older entries, but for those whose files are there still.
 KEPT_DAYS = 30
 DROP_OLD = (  # by both times: what is as old by its name is not adopted again, see recovery
-    "DELETE FROM snapshots WHERE instance = ? AND stored_ms < ? AND updated_ms < ? AND published AND updated_ms <"
+    "DELETE FROM snapshots WHERE instance = ? AND stored_ms < ? AND updated_ms < ? AND published AND NOT present"
+    " AND updated_ms <"
     " (SELECT max(updated_ms) FROM snapshots AS newer WHERE newer.series = snapshots.series AND newer.published)"
 )
 
@@ -40,7 +43,8 @@ class Failure:
     """What fails now.
 
     Attributes:
-        node: Empty where the cycle fails as a whole, as ``log``.
+        node: Empty where an export fails as a whole.
+        log: Empty where the cycle does.
         since: Aware, UTC, as ``last``.
     """
 
@@ -58,7 +62,7 @@ class Ledger:
     """The books of one storage directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / FILE_NAME
+        self.path = directory / FILE_NAME
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._db: sqlite3.Connection | None = None
 
@@ -96,10 +100,10 @@ class Ledger:
         def tie(db: sqlite3.Connection) -> None:
             row = db.execute("SELECT value FROM meta WHERE key = 'directory'").fetchone()
             if row and db.execute("SELECT 1 FROM snapshots").fetchone():
-                _refuse_another(self._path, before=Path(row[0]), now=directory)
+                _refuse_another(self.path, before=Path(row[0]), now=directory)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('directory', ?)", (str(directory),))
 
-        await self._run(tie)
+        await self.run(tie)
 
     async def holds(self, key: str) -> bool:
         """Tell whether the file with this key is on disk."""
@@ -108,7 +112,7 @@ class Ledger:
             row = db.execute("SELECT 1 FROM snapshots WHERE key = ? AND published", (key,)).fetchone()
             return row is not None
 
-        return await self._run(ask)
+        return await self.run(ask)
 
     async def same_as_last(self, snapshot: Snapshot) -> str | None:
         """Give the path of the node's last file where its bytes are the snapshot's; else None."""
@@ -120,11 +124,11 @@ class Ledger:
             ).fetchone()
             return str(row[0]) if row and tuple(row[1:]) == (snapshot.md5, snapshot.size) else None
 
-        return await self._run(ask)
+        return await self.run(ask)
 
     async def promise(self, snapshot: Snapshot) -> None:
         """Note that the snapshot's file is whole and about to get its name: should we die, the next start looks."""
-        await self._run(lambda db: _write_snapshot(db, snapshot, published=False))
+        await self.run(lambda db: _write_snapshot(db, snapshot, published=False))
 
     async def enter(self, *snapshots: Snapshot) -> None:
         """Note that the snapshots' files are on disk, each at its path (an older file's, if the bytes are the same)."""
@@ -133,15 +137,15 @@ class Ledger:
             for snapshot in snapshots:
                 _write_snapshot(db, snapshot, published=True)
 
-        await self._run(write)
+        await self.run(write)
 
     async def promised(self) -> tuple[Snapshot, ...]:
         """Give what was about to be published when the last process ended."""
 
         def ask(db: sqlite3.Connection) -> tuple[Snapshot, ...]:
-            return tuple(_read_snapshot(row) for row in db.execute("SELECT * FROM snapshots WHERE NOT published"))
+            return tuple(read_snapshot(row) for row in db.execute("SELECT * FROM snapshots WHERE NOT published"))
 
-        return await self._run(ask)
+        return await self.run(ask)
 
     async def forget(self, snapshot: Snapshot) -> None:
         """Take back a promise."""
@@ -149,7 +153,7 @@ class Ledger:
         def write(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM snapshots WHERE key = ? AND NOT published", (snapshot.key,))
 
-        await self._run(write)
+        await self.run(write)
 
     async def missing(self, keys: Sequence[str]) -> tuple[str, ...]:
         """Give those of the keys that no entry speaks of."""
@@ -158,16 +162,18 @@ class Ledger:
             known = "SELECT 1 FROM snapshots WHERE key = ? AND published"
             return tuple(key for key in keys if db.execute(known, (key,)).fetchone() is None)
 
-        return await self._run(ask)
+        return await self.run(ask)
 
-    async def new_series(self, keys: Sequence[str]) -> tuple[str, ...]:
-        """Give those of the keys that belong to a series of which there is no entry."""
+    async def reconcile(self, found: Sequence[str]) -> None:
+        """Note which of the entries still have a file of their own, by the keys of all files that are there."""
 
-        def ask(db: sqlite3.Connection) -> tuple[str, ...]:
-            known = "SELECT 1 FROM snapshots WHERE series = ? AND published"
-            return tuple(key for key in keys if db.execute(known, (layout.series(key),)).fetchone() is None)
+        def write(db: sqlite3.Connection) -> None:
+            files = set(found)
+            rows = db.execute("SELECT key, present FROM snapshots WHERE published AND path = key")
+            wrong = [(key in files, key) for key, present in rows if (key in files) != present]
+            db.executemany("UPDATE snapshots SET present = ? WHERE key = ?", wrong)
 
-        return await self._run(ask)
+        await self.run(write)
 
     async def close_cycle(self, report: CycleReport, *, tick: datetime) -> datetime | None:
         """Note how a cycle ended, and what fails; what succeeded fails no more.
@@ -182,9 +188,9 @@ class Ledger:
             _drop_old_snapshots(db, report)
             since = db.execute("SELECT min(since_ms) FROM failures WHERE instance = ?", (report.instance,))
             (since_ms,) = since.fetchone()
-            return None if since_ms is None else _moment(since_ms)
+            return moment_or_none(since_ms)
 
-        return await self._run(write)
+        return await self.run(write)
 
     async def last_ticks(self) -> dict[str, datetime]:
         """Give each instance's last tick that had its cycle."""
@@ -193,9 +199,9 @@ class Ledger:
             # Not the latest tick: the clock may have been wrong, and is right again.
             newest = "SELECT max(id) FROM cycles GROUP BY instance"
             rows = db.execute(f"SELECT instance, tick_ms FROM cycles WHERE id IN ({newest})")  # noqa: S608  # a constant
-            return {instance: _moment(tick_ms) for instance, tick_ms in rows}
+            return {instance: moment_of(tick_ms) for instance, tick_ms in rows}
 
-        return await self._run(ask)
+        return await self.run(ask)
 
     async def failures(self, instance: str | None = None) -> tuple[Failure, ...]:
         """Give what fails now, of one instance or of all."""
@@ -210,15 +216,15 @@ class Ledger:
                     node=row[1],
                     log=row[2],
                     kind=row[3],
-                    since=_moment(row[4]),
-                    last=_moment(row[5]),
+                    since=moment_of(row[4]),
+                    last=moment_of(row[5]),
                     times=row[6],
                     last_error=row[7],
                 )
                 for row in rows
             )
 
-        return await self._run(ask)
+        return await self.run(ask)
 
     async def forget_instances(self, known: set[str]) -> None:
         """Forget what failed, and which nodes there were, of all instances but these."""
@@ -229,7 +235,7 @@ class Ledger:
             db.executemany("DELETE FROM failures WHERE instance = ?", others)
             db.executemany("DELETE FROM nodes WHERE instance = ?", others)
 
-        await self._run(write)
+        await self.run(write)
 
     async def enter_nodes(self, instance: str, nodes: Sequence[Node]) -> None:
         """Note which nodes an instance has, as the cloud lists them; those it has no more are forgotten."""
@@ -241,7 +247,7 @@ class Ledger:
                 db.execute("DELETE FROM nodes WHERE instance = ?", (instance,))
                 db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)", rows)
 
-        await self._run(write)
+        await self.run(write)
 
     async def names(self) -> dict[tuple[str, str], str]:
         """Give the names that discovered instances were given, by cloud and id."""
@@ -249,7 +255,7 @@ class Ledger:
         def ask(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
             return {(cloud, id_): name for cloud, id_, name in db.execute("SELECT cloud, id, name FROM names")}
 
-        return await self._run(ask)
+        return await self.run(ask)
 
     async def enter_names(self, names: Mapping[tuple[str, str], str]) -> None:
         """Note the names that discovered instances are given, by cloud and id."""
@@ -258,9 +264,14 @@ class Ledger:
             rows = [(cloud, id_, name) for (cloud, id_), name in names.items()]
             db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", rows)
 
-        await self._run(write)
+        await self.run(write)
 
-    async def _run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a transaction in the ledger's thread, after all that were handed in before.
+
+        Raises:
+            StorageError: The file cannot be used; nothing of the transaction counts.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, transaction)
 
     def _transact(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
@@ -273,7 +284,7 @@ class Ledger:
             if not (isinstance(damage, sqlite3.Error) and database.is_damage(damage)):
                 raise
         db, self._db = self._connection(), None
-        self._db = database.replace(db, self._path, damage)
+        self._db = database.replace(db, self.path, damage)
         return self._commit(transaction)
 
     def _commit(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
@@ -282,7 +293,7 @@ class Ledger:
                 db.execute("BEGIN IMMEDIATE")
                 return transaction(db)
         except sqlite3.Error as exc:
-            raise StorageError(f"the ledger cannot be used ({exc}): {self._path}") from exc
+            raise StorageError(f"the ledger cannot be used ({exc}): {self.path}") from exc
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -291,7 +302,7 @@ class Ledger:
         return self._db
 
     def _open(self) -> bool:
-        self._db, known = database.connect(self._path)
+        self._db, known = database.connect(self.path)
         return known
 
 
@@ -316,7 +327,7 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
         file.log,
         file.node,
         file.file_name,
-        _ms(file.updated_at),
+        ms_of(file.updated_at),
         published,
         snapshot.size,
         snapshot.md5,
@@ -325,18 +336,23 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
         snapshot.verified,
         " ".join(snapshot.request_ids),
         snapshot.attempts,
-        _ms(snapshot.began_at),
-        _ms(snapshot.stored_at),
+        ms_of(snapshot.began_at),
+        ms_of(snapshot.stored_at),
+        ms_or_none(snapshot.first_at),
+        ms_or_none(snapshot.last_at),
+        own := snapshot.path == snapshot.key,
+        not own,
     )
     db.execute(f"INSERT OR REPLACE INTO snapshots VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # only question marks are put in
 
 
-def _read_snapshot(row: tuple[Any, ...]) -> Snapshot:
+def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
+    """Make a snapshot of a row of the ledger's table."""
     key, path, _, instance, kind, node, file_name, updated_ms, _, size, md5, sha256, etag, verified, *rest = row
-    request_ids, attempts, began_ms, stored_ms = rest
+    request_ids, attempts, began_ms, stored_ms, first_ms, last_ms, *_ = rest
     return Snapshot(
         file=LogFile(
-            instance=instance, log=LogKind(kind), node=node, file_name=file_name, updated_at=_moment(updated_ms)
+            instance=instance, log=LogKind(kind), node=node, file_name=file_name, updated_at=moment_of(updated_ms)
         ),
         key=key,
         path=path,
@@ -345,22 +361,24 @@ def _read_snapshot(row: tuple[Any, ...]) -> Snapshot:
         sha256=sha256,
         etag=etag,
         verified=bool(verified),
-        began_at=_moment(began_ms),
-        stored_at=_moment(stored_ms),
+        began_at=moment_of(began_ms),
+        stored_at=moment_of(stored_ms),
         attempts=attempts,
         request_ids=tuple(request_ids.split()),
+        first_at=moment_or_none(first_ms),
+        last_at=moment_or_none(last_ms),
     )
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:
     db.execute(
         "INSERT INTO cycles (instance, tick_ms, started_ms, finished_ms, outcome, stored, unchanged, failed,"
-        " stored_bytes, fetched_bytes, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " stored_bytes, fetched_bytes, error, error_kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             report.instance,
-            _ms(tick),
-            _ms(report.started_at),
-            _ms(report.finished_at),
+            ms_of(tick),
+            ms_of(report.started_at),
+            ms_of(report.finished_at),
             report.outcome,
             report.stored,
             report.unchanged,
@@ -368,6 +386,7 @@ def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) ->
             report.stored_bytes,
             report.fetched_bytes,
             report.error,
+            report.error_kind,
         ),
     )
     db.execute(
@@ -381,16 +400,18 @@ def _write_failures(db: sqlite3.Connection, report: CycleReport) -> None:
     failed: dict[tuple[str, str], tuple[str, str]] = {
         (failure.node, failure.log): (failure.kind, failure.reason) for failure in report.failures
     }
+    failed |= {("", call.log): (call.kind, call.reason) for call in report.failed_calls}
     over: set[tuple[str, str]] = _succeeded(report)
-    if report.error:  # what the cycle did not get to may fail still
+    if report.error and not report.failed_calls:  # it broke off: what it did not get to may fail still
         failed["", ""] = (report.error_kind, report.error)
     else:
-        over.update(db.execute("SELECT node, log FROM failures WHERE instance = ?", (report.instance,)))
+        known = "SELECT node, log FROM failures WHERE instance = ? AND (node = '' OR NOT ?)"
+        over.update(db.execute(known, (report.instance, bool(report.error))))
     db.executemany(
         "DELETE FROM failures WHERE instance = ? AND node = ? AND log = ?",
         [(report.instance, *pair) for pair in over - failed.keys()],
     )
-    now = _ms(report.finished_at)
+    now = ms_of(report.finished_at)
     db.executemany(
         "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET kind = excluded.kind,"
         " last_ms = excluded.last_ms, times = times + 1, last_error = excluded.last_error",
@@ -413,13 +434,5 @@ def _succeeded(report: CycleReport) -> set[tuple[str, str]]:
 
 def _drop_old_snapshots(db: sqlite3.Connection, report: CycleReport) -> None:
     """Drop entries that nothing asks for; the newest of each series stays, which the next export is compared with."""
-    before = _ms(report.finished_at - timedelta(days=KEPT_DAYS))
+    before = ms_of(report.finished_at - timedelta(days=KEPT_DAYS))
     db.execute(DROP_OLD, (report.instance, before, before))
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

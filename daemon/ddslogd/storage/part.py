@@ -1,4 +1,4 @@
-"""A part: a hidden file that grows to a snapshot. Every failure of the disk leaves here as ``StorageError``."""
+"""A part: a hidden file that grows to a snapshot."""
 
 from __future__ import annotations
 
@@ -7,62 +7,25 @@ import ctypes
 import errno
 import hashlib
 import os
-from contextlib import contextmanager, suppress
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import aiofiles
 
 from ddslogd.errors import Changed, StorageError
 from ddslogd.models import Identity
 from ddslogd.storage import layout
+from ddslogd.storage.filesystem import FILE_MODE, disk, md5_of, no_follow, sync_directory, unbroken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from aiofiles.threadpool.binary import AsyncFileIO
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-FILE_MODE = 0o640
 UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
 READ_SIZE = 1024 * 1024
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserve blocks, leave the length as it is. fallocate(2)
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into ``StorageError``."""
-    try:
-        yield
-    except OSError as exc:
-        name = errno.errorcode.get(exc.errno or 0, "?")
-        raise StorageError(f"{exc.strerror} ({name}): {path}") from exc
-
-
-def unbroken(step: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let a step on disk end although its caller is cancelled, and cancel the caller then.
-
-    A thread may still use the descriptor: closed under its feet, its number becomes another file's.
-    """
-
-    @wraps(step)
-    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.create_task(step(*args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # nobody is left to hear it
-            raise
-
-    return run
 
 
 class Digests:
@@ -135,7 +98,7 @@ class Part:
             StorageError: It cannot be opened or read.
         """
         with disk(path):
-            self._file = await aiofiles.open(path, "r+b", buffering=0, opener=_no_follow)
+            self._file = await aiofiles.open(path, "r+b", buffering=0, opener=no_follow)
             self._path, self.identity = path, identity
             self.size, self.tail = await asyncio.to_thread(self._adopt, self._file.fileno(), trusted)
 
@@ -150,7 +113,7 @@ class Part:
         path = self._directory / layout.part_name(self._final_name, identity)
         with disk(path):
             await asyncio.to_thread(path.unlink, missing_ok=True)
-            self._file = await aiofiles.open(path, "xb", buffering=0, opener=_no_follow)
+            self._file = await aiofiles.open(path, "xb", buffering=0, opener=no_follow)
             self._path, self.identity = path, identity
             os.fchmod(self._file.fileno(), FILE_MODE)
             await asyncio.to_thread(_preallocate, self._file.fileno(), identity.total or 0)
@@ -244,10 +207,6 @@ class Part:
         return offset, tail
 
 
-def _no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-
-
 def _preallocate(fd: int, size: int) -> None:
     """Reserve the blocks, so that a full disk shows now; where the file system cannot, it shows later."""
     if size == 0 or _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
@@ -277,18 +236,3 @@ def _rename_once(part: Path, final: Path, md5: str) -> None:
     else:  # published by a run that ended before it could enter it in the ledger
         part.unlink()
     sync_directory(final.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the directory's entries outlive a power cut."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def md5_of(path: Path) -> str:
-    """Read a whole file for its MD5; blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from ddslogd.errors import StorageError
 from ddslogd.models import LogFile, Snapshot
 from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout
-from ddslogd.storage.ledger import KEPT_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
 
     What the ledger promised and the disk has, byte for byte, is entered. What the disk has and the ledger does not
     know is adopted: as unverified, since the checksum that came with it is lost. A file that cannot be read is told of
-    and left out. Files as old as the entries that the ledger drops are left out too, unless nothing newer is known.
+    and left out. What the ledger knows and the disk does not have any more is noted.
 
     Args:
         store: Open.
@@ -47,7 +45,8 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
             log.info("ledger.completed", path=snapshot.path)
         else:
             await ledger.forget(snapshot)
-    missing = await _missing(ledger, found, now)
+    await ledger.reconcile(found)
+    missing = await ledger.missing(found)
     adopter, newest = _Adopter(store, names, now), _newest(missing)
     adopted = [one for key in missing if (one := await adopter.adopt(key, newest=key in newest)) is not None]
     if adopted:
@@ -60,14 +59,6 @@ async def _is_kept(store: Store, promised: Snapshot) -> bool:
         return await store.md5_of(promised.path) == promised.md5
     except StorageError:  # told where it is adopted, or not
         return False
-
-
-async def _missing(ledger: Ledger, found: Sequence[str], now: datetime) -> tuple[str, ...]:
-    """Give the keys that the ledger ought to know."""
-    before = now - timedelta(days=KEPT_DAYS)
-    recent = [key for key in found if (layout.updated_at(key) or EPOCH) >= before]
-    older = sorted(_newest(found).difference(recent))
-    return *await ledger.missing(recent), *await ledger.new_series(older)
 
 
 def _newest(keys: Iterable[str]) -> set[str]:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ddslogd.errors import Locked, StorageError
-from ddslogd.storage import layout
-from ddslogd.storage.part import Part, disk, md5_of, sync_directory
+from ddslogd.storage import layout, window
+from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, make_directories, md5_of
+from ddslogd.storage.logtime import first_time, last_time
+from ddslogd.storage.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-DIRECTORY_MODE = 0o750
 SWEEP_EVERY = timedelta(days=1)
 LOCK_FILE = ".ddslogd.lock"
 SNAPSHOT_DEPTH = 4  # snapshots/<instance>/<node>/<name>
@@ -110,7 +111,7 @@ class Store:
         """
         final = self._directory / layout.snapshot_path(file)
         with disk(final.parent):  # each time: somebody may have tidied up
-            await asyncio.to_thread(self._make_directories, final.parent)
+            await asyncio.to_thread(make_directories, self._directory, final.parent)
         part = Part(final.parent, final.name, with_sha256=self._with_sha256)
         self._lent.add(final)
         try:
@@ -154,6 +155,14 @@ class Store:
         with disk(path):
             return (await asyncio.to_thread(path.lstat)).st_size
 
+    async def log_times(self, key: str) -> tuple[datetime | None, datetime | None]:
+        """Give the first and the last time that a published snapshot's lines tell; None where they tell none.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        return await asyncio.to_thread(_log_times, self._directory / key)
+
     async def sweep(self, now: datetime) -> int:
         """Remove the parts that nothing can go on with any more; give the number of those that were known of.
 
@@ -166,18 +175,6 @@ class Store:
         for final in over:
             await asyncio.to_thread(_unlink, self._left.pop(final).path)
         return len(over)
-
-    def _make_directories(self, path: Path) -> None:
-        """Make the directories below ours, whatever the umask; none of them may be a link to elsewhere."""
-        directory = self._directory
-        for name in path.relative_to(self._directory).parts:
-            directory /= name
-            with suppress(FileExistsError):
-                directory.mkdir()
-                directory.chmod(DIRECTORY_MODE)
-                sync_directory(directory.parent)
-            if not stat.S_ISDIR(directory.lstat().st_mode):
-                raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
 
     def _sweep_strays(self) -> None:
         for path in self._files():
@@ -245,6 +242,11 @@ def claim(directory: Path) -> int:
     with disk(path):
         path.write_text(f"{os.getpid()}\n")
     return fd
+
+
+def _log_times(path: Path) -> tuple[datetime | None, datetime | None]:
+    with window.opened(path) as lines:
+        return first_time(lines, 0, lines.size), last_time(lines, 0, lines.size)
 
 
 def _objection(path: Path) -> str:

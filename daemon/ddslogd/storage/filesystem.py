@@ -1,0 +1,94 @@
+"""What every file needs of the disk: errors that say so, steps that end, names that outlive a power cut."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import stat
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ddslogd.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FILE_MODE = 0o640
+DIRECTORY_MODE = 0o750
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into ``StorageError``."""
+    try:
+        yield
+    except OSError as exc:
+        name = errno.errorcode.get(exc.errno or 0, "?")
+        raise StorageError(f"{exc.strerror} ({name}): {path}") from exc
+
+
+def unbroken(step: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a step on disk end although its caller is cancelled, and cancel the caller then.
+
+    A thread may still use the descriptor: closed under its feet, its number becomes another file's.
+    """
+
+    @wraps(step)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.create_task(step(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # nobody is left to hear it
+            raise
+
+    return run
+
+
+def no_follow(path: str, flags: int) -> int:
+    """Open a file that is not a link to another: an opener for ``open``."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
+def make_directories(root: Path, path: Path) -> None:
+    """Make the directories below the root, whatever the umask.
+
+    Raises:
+        OSError: The disk refuses.
+        StorageError: One of them is a link to elsewhere, or no directory.
+    """
+    directory = root
+    for name in path.relative_to(root).parts:
+        directory /= name
+        with suppress(FileExistsError):
+            directory.mkdir()
+            directory.chmod(DIRECTORY_MODE)
+            sync_directory(directory.parent)
+        if not stat.S_ISDIR(directory.lstat().st_mode):
+            raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the directory's entries outlive a power cut."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def md5_of(path: Path) -> str:
+    """Read a whole file for its MD5; blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

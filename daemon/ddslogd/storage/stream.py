@@ -1,0 +1,327 @@
+"""Streams: one continuous log per node and kind, in which every line stands once, in order.
+
+snapshot ─► where does it go on? (overlap) ─► intent in the ledger ─► append, sync (livefile) ─► ledger: taken, gap
+
+A crash anywhere leaves either nothing or an intent, and an intent is carried out as often as it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.models import Advance, Gap
+from ddslogd.pacing import EPOCH
+from ddslogd.storage import layout, livefile, window
+from ddslogd.storage.adoption import adoption
+from ddslogd.storage.blame import cause_of_gap
+from ddslogd.storage.filesystem import disk, sync_directory, unbroken
+from ddslogd.storage.logtime import first_time, last_time, line_time
+from ddslogd.storage.overlap import Continuation, How, Slice, continuation, end_of_lines
+from ddslogd.storage.streambook import Intent, Piece, StreamBook, StreamPart, StreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from ddslogd.config import Rotate
+    from ddslogd.models import Cron, Every, Snapshot
+    from ddslogd.pacing import Clock
+    from ddslogd.storage.ledger import Ledger
+    from ddslogd.storage.overlap import Window
+
+log = structlog.get_logger()
+
+AT_ONCE = 2  # streams that compare and write; more would only wait for the same disk
+_LINE_HEAD = 256  # bytes, in which a line's time stands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a stream's lines come from, as far as it says why some are missing.
+
+    Attributes:
+        schedule: Of the instance.
+        key: The instance's id.
+    """
+
+    schedule: Every | Cron
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Find:
+    """Where a snapshot goes on.
+
+    Attributes:
+        start: Where its new lines begin.
+        end: Where they end: behind its last line end.
+        lost: Whether lines are missing before them.
+        full: As of ``Advance``.
+        older: As of ``Intent``.
+    """
+
+    start: int
+    end: int
+    lost: bool = False
+    full: bool = False
+    older: bool = False
+
+
+class Streams:
+    """All streams of one storage directory."""
+
+    def __init__(self, directory: Path, *, ledger: Ledger, rotate: Rotate, clock: Clock) -> None:
+        """Prepare.
+
+        Args:
+            directory: The storage directory.
+            ledger: Open.
+            rotate: When a live file is rotated away.
+            clock: For names and notes.
+        """
+        self.book = StreamBook(ledger)
+        self._directory = directory
+        self._rotate = rotate
+        self._clock = clock
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def catch_up(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> None:
+        """Let a stream take all snapshots that wait for it, in order of their update time.
+
+        Args:
+            series: See ``layout.series``.
+            origin: Says why a gap is there.
+            note: Hears what each snapshot brought, as soon as it is on disk.
+
+        Raises:
+            StorageError: The disk or the ledger refuses. What was taken counts; the rest waits.
+        """
+        async with self._locks.setdefault(series, asyncio.Lock()):
+            await self._settle(series)
+            for snapshot in await self.book.waiting(series):
+                async with self._turns:
+                    advance = await self._take(snapshot, series, origin)
+                if advance is not None:
+                    note(advance)
+
+    async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
+        """Put the stream's files aside, and let a new one take all snapshots that are on disk.
+
+        Returns:
+            The directory that its files were moved to; None where it had none.
+
+        Raises:
+            StorageError: The disk or the ledger refuses.
+        """
+        live = self._directory / layout.stream_path(series)
+        aside = live.parent / f".replaced.{layout.stamp(self._clock.now())}"
+        moved = await asyncio.to_thread(_move_all, live, aside)
+        await self.book.begin_anew(series)
+        await self.catch_up(series, origin=origin, note=note)
+        return aside if moved else None
+
+    @unbroken
+    async def _settle(self, series: str) -> None:
+        """Carry out what was begun, and get to know what is on disk."""
+        state = await self.book.state(series)
+        if state is None:
+            waiting = await self.book.waiting(series)
+            found = await asyncio.to_thread(adoption, self._directory, series, waiting) if waiting else None
+            if found is not None:
+                log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
+                await self.book.adopt(found.state, parts=found.parts, taken=found.taken)
+        elif state.intent is not None:
+            if self._has_sources(state.intent):
+                await self._carry_out(state, state.intent)
+            else:  # what is appended next finds where it belongs by the snapshot before
+                log.error("stream.source_gone", instance=state.instance, path=state.intent.lines.path)
+                await self.book.abandon(state)
+
+    def _has_sources(self, intent: Intent) -> bool:
+        pieces = [intent.lines, *([intent.unfinished] if intent.unfinished else [])]
+        return all((self._directory / piece.path).exists() for piece in pieces)
+
+    @unbroken
+    async def _take(self, snapshot: Snapshot, series: str, origin: Origin) -> Advance | None:
+        """Append what a snapshot has that its stream has not; None where there is no such file any more."""
+        if not (self._directory / snapshot.path).exists():
+            log.warning("stream.snapshot_gone", instance=snapshot.file.instance, path=snapshot.path)
+            await self.book.pass_over([snapshot.key], gone=True)
+            return None
+        state = await self.book.state(series) or _fresh(series, snapshot, self._clock.now())
+        find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
+        if find.lost:
+            intent = await self._with_gap(state, intent, origin, cut=cut)
+        if find.end == 0:  # not one whole line: the next snapshot is compared with the last one
+            await self.book.pass_over([snapshot.key])
+        else:
+            if intent.size:
+                await self.book.intend(state, intent)
+            await self._carry_out(state, intent)
+        return Advance(
+            file=snapshot.file,
+            new=intent.size,
+            window=snapshot.size,
+            full=find.full,
+            took=snapshot.file.updated_at - state.reference_at if state.reference else None,
+            gap=intent.gap,
+        )
+
+    def _look(self, state: StreamState, snapshot: Snapshot) -> tuple[_Find, Intent, bool]:
+        """Find where the snapshot goes on; blocks. Gives whether its new lines begin within one, too."""
+        with window.opened(self._directory / snapshot.path) as export, self._last(state) as delivered:
+            find = _find(delivered, export, began=bool(state.reference or state.size or state.delivered_at))
+            intent = Intent(
+                snapshot=snapshot.key,
+                lines=Piece(path=snapshot.path, start=find.start, end=find.end),
+                base=state.size,
+                delivered=find.end,
+                updated_at=snapshot.file.updated_at,
+                first_at=first_time(export, find.start, find.end),
+                last_at=last_time(export, find.start, find.end),
+                older=find.older,
+            )
+            cut = line_time(export.read(find.start, _LINE_HEAD)) is None
+        return find, self._rotating(state, intent), cut
+
+    @contextmanager
+    def _last(self, state: StreamState) -> Iterator[Window | None]:
+        """Give the end of what was delivered: of the last snapshot, or of the stream itself where that is gone."""
+        live = self._directory / layout.stream_path(state.series)
+        if state.reference and (self._directory / state.reference).exists():
+            with window.opened(self._directory / state.reference) as last:
+                yield Slice(last, min(state.delivered, last.size))
+        else:
+            with disk(live):
+                files = [*livefile.rotated_files(live), *([live] if state.size and live.exists() else [])]
+            if not files:
+                yield None
+                return
+            with window.opened(files[-1]) as last:
+                yield Slice(last, end_of_lines(last))
+
+    def _rotating(self, state: StreamState, intent: Intent) -> Intent:
+        """Let the live file be rotated away before, where it is old or would grow too large."""
+        now = self._clock.now()
+        too_large = state.size + intent.size > self._rotate.size
+        if not (state.size and intent.size and (too_large or now - state.born_at >= self._rotate.every)):
+            return intent
+        target = livefile.free_path(self._directory, layout.stream_path(state.series), now)
+        return replace(intent, rotate_to=target.as_posix(), base=0)
+
+    async def _with_gap(self, state: StreamState, intent: Intent, origin: Origin, *, cut: bool) -> Intent:
+        """Add what a gap adds: its note, and the line that waited for an end which does not come any more."""
+        gap = await self.book.gap(state.series, intent.lines.path)  # known where a stream is rebuilt
+        if gap is None:
+            past, since, until = await self.book.past(state), state.reference_at, intent.updated_at
+            gap = Gap(
+                instance=state.instance,
+                log=state.log,
+                node=state.node,
+                after=state.delivered_at,
+                until=intent.first_at,
+                cause=cause_of_gap(past, since=since, until=until, schedule=origin.schedule, key=origin.key),
+                noted_at=self._clock.now(),
+                cut=cut,
+                path=intent.lines.path,
+            )
+        return replace(intent, gap=gap, unfinished=await asyncio.to_thread(self._unfinished, state))
+
+    def _unfinished(self, state: StreamState) -> Piece | None:
+        path = self._directory / state.reference
+        if not state.reference or not path.exists():
+            return None
+        size = path.stat().st_size
+        return Piece(path=state.reference, start=state.delivered, end=size) if size > state.delivered else None
+
+    async def _carry_out(self, state: StreamState, intent: Intent) -> None:
+        """Append, then note it."""
+        now, stream = self._clock.now(), layout.stream_path(state.series)
+        done = livefile.Appended(base=intent.base)
+        if intent.size:
+            done = await asyncio.to_thread(livefile.append, self._directory, stream, intent, now=now)
+        after = state.after(intent, base=done.base, now=now)
+        aside = [done.aside.as_posix()] if done.aside else []
+        rotated = [intent.rotate_to] if intent.rotate_to else []
+        parts = [self._part(state, path, now) for path in (*rotated, *aside) if (self._directory / path).exists()]
+        await self.book.commit(after, intent, parts=parts)
+        self._tell(state, intent, done)
+
+    def _part(self, state: StreamState, path: str, now: datetime) -> StreamPart:
+        size = (self._directory / path).stat().st_size
+        return StreamPart(
+            path=path,
+            series=state.series,
+            size=size,
+            first_at=state.first_at,
+            last_at=state.last_at,
+            rotated_at=now,
+        )
+
+    def _tell(self, state: StreamState, intent: Intent, done: livefile.Appended) -> None:
+        told = log.bind(instance=state.instance, node=state.node, log=state.log.value)
+        if intent.rotate_to:
+            told.info("stream.rotated", path=intent.rotate_to, size=state.size)
+        if done.aside:
+            todo = "see who writes to it: only ddslogd may; lines may be twice in it and in the file that follows"
+            told.warning("stream.put_aside", path=done.aside.as_posix(), todo=todo)
+        elif done.base != intent.base:
+            told.warning("stream.begun_anew", todo="nothing, if you rotate it yourself; stream.rotate does so too")
+        if intent.gap is not None:
+            gap = intent.gap
+            told.warning("stream.gap", after=_iso(gap.after), until=_iso(gap.until), cause=gap.cause.value)
+        told.debug("stream.advanced", new_bytes=intent.size)
+
+
+def _find(delivered: Window | None, export: Window, *, began: bool) -> _Find:
+    """Say what an export has that was not delivered."""
+    end = end_of_lines(export)
+    if delivered is None:
+        return _Find(start=0, end=end, lost=began and end > 0, full=began)
+    match continuation(delivered, export):
+        case None:
+            return _Find(start=0, end=end, lost=end > 0, full=True)
+        case Continuation(how=How.INSIDE):
+            return _Find(start=end, end=end, older=True)
+        case Continuation(start=start, how=How.OVERLAP):
+            return _Find(start=start, end=end, full=start < delivered.size)
+        case Continuation(start=start):
+            return _Find(start=start, end=end, full=True)
+
+
+def _fresh(series: str, snapshot: Snapshot, now: datetime) -> StreamState:
+    file = snapshot.file
+    return StreamState(
+        series=series,
+        instance=file.instance,
+        log=file.log,
+        node=file.node,
+        size=0,
+        born_at=now,
+        reference_at=EPOCH,
+    )
+
+
+def _move_all(live: Path, aside: Path) -> bool:
+    """Move a live file and what was rotated away from it into a directory; tell whether there was anything."""
+    with disk(live):
+        files: Sequence[Path] = [*livefile.rotated_files(live), *([live] if os.path.lexists(live) else [])]
+        if files:
+            aside.mkdir(exist_ok=True)
+            for file in files:
+                file.rename(aside / file.name)
+            sync_directory(aside)
+            sync_directory(live.parent)
+    return bool(files)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds")

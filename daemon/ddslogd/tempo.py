@@ -1,0 +1,168 @@
+"""How soon an instance needs its next cycle: before its nodes write more than an export holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ddslogd.config import CALLS_PER_CYCLE
+from ddslogd.models import Cron, LogKind, Unchanged
+from ddslogd.pacing import INSTANT, bucket, next_tick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+    from ddslogd.config import Settings
+    from ddslogd.models import Advance, CycleReport, Instance, LogFile
+
+log = structlog.get_logger()
+
+MINUTE = timedelta(minutes=1)
+Source = tuple[LogKind, str]
+"""A kind of log and a node."""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How an instance is doing.
+
+    Attributes:
+        wanted: By source: the time between two exports in which it writes half of one; only where that is too short.
+        interval: Between ticks, in place of the schedule's; None where the schedule will do.
+        ready_at: When the cloud exports anew.
+        usual: Between two ticks of the schedule.
+    """
+
+    wanted: dict[Source, timedelta]
+    interval: timedelta | None
+    ready_at: datetime
+    usual: timedelta
+
+
+def wanted_interval(advance: Advance) -> timedelta | None:
+    """Give the time in which a node writes half of what an export holds; None where that cannot be told.
+
+    It can be told once an export is full, so that older lines are cut off. Where lines were lost, the node wrote at
+    least a whole export's worth.
+    """
+    if not advance.full or not advance.took or advance.took <= timedelta() or not advance.new:
+        return None
+    return advance.took * advance.window / (2 * advance.new)
+
+
+class Tempo:
+    """Brings ticks forward for instances that write more than half an export between two of them."""
+
+    def __init__(self, *, settings: Settings, fleet: Callable[[], Iterable[Instance]]) -> None:
+        """Prepare.
+
+        Args:
+            settings: Of the whole daemon.
+            fleet: Gives all instances, whose calls share a budget.
+        """
+        self._settings = settings
+        self._fleet = fleet
+        self._paces: dict[str, _Pace] = {}  # by instance; of those alone that need it
+
+    def next(self, instance: Instance, last: datetime) -> datetime | None:
+        """Give when the next cycle is to begin, after the tick of the last one; None: on schedule."""
+        pace = self._paces.get(instance.name)
+        if pace is None or pace.interval is None:
+            return None
+        # What lies further off than the schedule's own interval is of a clock that was set back since.
+        ready_at = pace.ready_at if pace.ready_at - last <= pace.usual else last
+        tick = max(last + pace.interval, ready_at)
+        if isinstance(instance.schedule, Cron):  # its ticks may lie close together
+            tick = min(tick, next_tick(instance.schedule, after=max(last, ready_at - INSTANT), key=instance.id))
+        return tick
+
+    def heard(self, instance: Instance, report: CycleReport, *, tick: datetime) -> None:
+        """Learn from a cycle how fast the instance writes."""
+        pace = self._paces.setdefault(instance.name, _Pace({}, None, report.finished_at, timedelta()))
+        pace.usual = _usual(instance, tick)
+        pace.ready_at = _made_at(report) + self._settings.export.fresh_for
+        was_calm = not pace.wanted
+        for file in _standing_still(report):
+            pace.wanted.pop((file.log, file.node), None)
+        for advance in report.advances:
+            self._learn(instance, pace, advance)
+        if pace.wanted:
+            self._adapt(instance, pace)
+            return
+        del self._paces[instance.name]
+        if not was_calm:
+            log.info("window.calm", instance=instance.name)
+
+    def _learn(self, instance: Instance, pace: _Pace, advance: Advance) -> None:
+        source, wanted = (advance.file.log, advance.file.node), wanted_interval(advance)
+        if wanted is None or wanted >= pace.usual:
+            pace.wanted.pop(source, None)
+            return
+        if source not in pace.wanted:
+            _warn(instance, advance)
+        pace.wanted[source] = wanted
+
+    def _adapt(self, instance: Instance, pace: _Pace) -> None:
+        """Choose the interval: as short as is needed, makes sense, and the account's budget has calls for."""
+        if not self._settings.schedule.adapt:
+            return
+        usual = pace.usual
+        before, pace.interval = pace.interval, None
+        shortest = max(min(pace.wanted.values()), self._settings.export.fresh_for)
+        calls, spare = _calls(instance), max(0.0, self._spare(instance))
+        affordable = MINUTE * calls / (calls * (MINUTE / usual) + spare)
+        interval = max(shortest, affordable)
+        pace.interval = interval if interval < usual else None
+        if (before is None) != (pace.interval is None):
+            every = pace.interval or usual
+            todo = "nothing" if pace.interval else "raise calls_per_minute, or give other instances longer schedules"
+            log.info("schedule.adapted", instance=instance.name, every_s=round(every.total_seconds()), todo=todo)
+
+    def _spare(self, instance: Instance) -> float:
+        """Give the calls a minute that the account has beside all schedules, and beside what others were given."""
+        budget = bucket(self._settings.clouds[instance.cloud].calls_per_minute)[1]
+        now = self._paces[instance.name].ready_at
+        paces = ((one, self._paces.get(one.name)) for one in self._fleet() if one.cloud == instance.cloud)
+        return budget - sum(
+            _calls(one) * (MINUTE / ((pace.interval if pace else None) or _usual(one, now))) for one, pace in paces
+        )
+
+
+def _warn(instance: Instance, advance: Advance) -> None:
+    log.warning(
+        "window.filling",
+        instance=instance.name,
+        node=advance.file.node,
+        log=advance.file.log.value,
+        new_bytes=advance.new,
+        window_bytes=advance.window,
+        took_s=round(advance.took.total_seconds()) if advance.took else None,
+        todo="see why the node logs so much; what an export cannot hold is lost",
+    )
+
+
+def _made_at(report: CycleReport) -> datetime:
+    """Give when the cloud made the cycle's files, by its clock; it may be wrong, but not about what is over."""
+    times = [advance.file.updated_at for advance in report.advances]
+    return min([report.finished_at, max(times, default=report.finished_at)])
+
+
+def _standing_still(report: CycleReport) -> list[LogFile]:
+    """Give the files that were fetched and had nothing new; not those that the cloud only served once more."""
+    unchanged = (outcome for outcome in report.outcomes if isinstance(outcome, Unchanged))
+    return [outcome.file for outcome in unchanged if outcome.fetched]
+
+
+def _usual(instance: Instance, moment: datetime) -> timedelta:
+    """Give the time between the next two ticks of the schedule."""
+    first = next_tick(instance.schedule, after=moment, key=instance.id)
+    return next_tick(instance.schedule, after=first, key=instance.id) - first
+
+
+def _calls(instance: Instance) -> int:
+    """Count the calls of one cycle."""
+    return CALLS_PER_CYCLE * len(instance.logs)

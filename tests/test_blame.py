@@ -1,0 +1,451 @@
+"""Why a gap is there: by a table of what happened before it, and by cycles that come to one."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddslogd.models import Cron, CycleOutcome, Every, GapCause
+from ddslogd.operate.progress import Silent
+from ddslogd.pacing import next_tick
+from ddslogd.sandbox import ApiError, replica_set
+from ddslogd.storage import database
+from ddslogd.storage.blame import cause_of_gap
+from ddslogd.storage.streambook import Past, PastCycle, gaps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conftest import Bed
+    from ddslogd.models import CycleReport, LogFile
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+KEY = "6ade8143870047b8999aba8f1891b48ein02"
+TWENTY_MINUTES = Every(interval=20 * MINUTE)
+TICK = next_tick(TWENTY_MINUTES, after=datetime(2026, 1, 2, tzinfo=UTC), key=KEY)
+NODE = "solo_single_node_1"
+
+
+# --- by a table -------------------------------------------------------------------------------------------------------
+
+
+def after(minutes: float, *, took: float = 1, outcome: str = "ok", kind: str = "") -> PastCycle:
+    """Give a cycle that began so long after the first tick."""
+    begun = TICK + minutes * MINUTE
+    return PastCycle(
+        started_at=begun, finished_at=begun + took * MINUTE, outcome=CycleOutcome(outcome), error_kind=kind
+    )
+
+
+def blamed(*cycles: PastCycle, minutes: float, failing: str = "", whole: bool = True) -> str:
+    """Say what is blamed for a gap that is found so long after the first tick; the first cycle was that tick's."""
+    past = Past(cycles=(after(0), *cycles), whole=whole, failing=failing)
+    return cause_of_gap(
+        past, since=TICK + MINUTE / 2, until=TICK + minutes * MINUTE, schedule=TWENTY_MINUTES, key=KEY
+    ).value
+
+
+def failed(minutes: float) -> PastCycle:
+    return after(minutes, outcome="failed", kind="Unavailable")
+
+
+def gone(minutes: float) -> PastCycle:
+    return after(minutes, outcome="failed", kind="Gone")
+
+
+def no_room(minutes: float) -> PastCycle:
+    return after(minutes, outcome="no_room", kind="NoRoom")
+
+
+@pytest.mark.parametrize(
+    ("cycles", "minutes", "failing", "cause"),
+    [
+        # Nothing was wrong.
+        ([], 21, "", "window overflow"),
+        ([after(20), after(40)], 61, "", "window overflow"),  # it had nothing new
+        ([after(20, outcome="nothing")], 41, "", "window overflow"),
+        ([after(20, outcome="partial")], 41, "", "window overflow"),  # of another node
+        ([after(16), after(32), after(48)], 65, "", "window overflow"),  # ticks that came sooner
+        ([after(20, took=55)], 76, "", "window overflow"),  # it took long, and was not overlapped
+        # The cloud, or the way to it.
+        ([failed(20)], 41, "", "failed exports"),
+        ([failed(20), after(40)], 61, "", "failed exports"),
+        ([after(20, outcome="partial")], 41, "ExportFailed", "failed exports"),  # of this node
+        ([after(20, outcome="failed", kind="Timeout")], 41, "", "failed exports"),
+        # Nobody asked.
+        ([], 41, "", "daemon down"),
+        ([after(60)], 81, "", "daemon down"),
+        ([after(20), after(80)], 101, "", "daemon down"),
+        ([after(20)], 240, "", "daemon down"),
+        # Nothing was asked for.
+        ([no_room(20), no_room(40)], 61, "NoRoom", "disk full"),
+        ([no_room(20), after(40)], 61, "", "disk full"),
+        # There was no such instance.
+        ([gone(20)], 41, "Gone", "instance gone"),
+        ([gone(20), after(40)], 61, "", "instance gone"),
+        ([after(20, outcome="partial")], 41, "Gone", "instance gone"),
+        # More than one: what explains most.
+        ([gone(20), failed(80), no_room(100)], 121, "NoRoom", "instance gone"),
+        ([failed(60), no_room(80)], 101, "NoRoom", "daemon down"),
+        ([failed(20), no_room(40)], 61, "NoRoom", "disk full"),
+    ],
+)
+def test_what_happened_since_the_last_export_is_blamed(
+    cycles: Sequence[PastCycle], minutes: float, failing: str, cause: str
+) -> None:
+    assert blamed(*cycles, minutes=minutes, failing=failing) == cause
+
+
+@pytest.mark.parametrize(("whole", "cause"), [(True, "daemon down"), (False, "window overflow")])
+def test_what_the_ledger_has_forgotten_is_not_held_against_the_daemon(*, whole: bool, cause: str) -> None:
+    """The cycles between the last export and the first that is known may have been there."""
+    past = Past(cycles=(after(0), after(20)), whole=whole, failing="")
+
+    told = cause_of_gap(past, since=TICK - DAY, until=TICK + 41 * MINUTE, schedule=TWENTY_MINUTES, key=KEY)
+
+    assert told.value == cause
+
+
+def test_a_tick_that_was_skipped_among_those_that_are_known_counts_all_the_same() -> None:
+    assert blamed(after(20), after(80), minutes=101, whole=False) == "daemon down"
+
+
+@pytest.mark.parametrize(
+    ("expression", "timezone", "first", "now", "cause"),
+    [
+        ("30 2 * * *", "UTC", "2026-01-02T02:30Z", "2026-01-03T02:31Z", "window overflow"),
+        ("30 2 * * *", "UTC", "2026-01-02T02:30Z", "2026-01-04T02:31Z", "daemon down"),
+        ("0 6 * * 1-5", "UTC", "2026-01-02T06:00Z", "2026-01-05T06:01Z", "window overflow"),  # over a weekend
+        ("0 6 * * 1-5", "UTC", "2026-01-02T06:00Z", "2026-01-06T06:01Z", "daemon down"),
+        ("0 6,7 * * *", "Europe/Berlin", "2026-01-02T06:00Z", "2026-01-03T05:01Z", "window overflow"),
+        ("0 6,7 * * *", "Europe/Berlin", "2026-01-02T06:00Z", "2026-01-03T06:01Z", "daemon down"),
+        # The one tick that there was came 23 hours late.
+        ("30 2 * * *", "UTC", "2026-01-02T02:30Z", "2026-01-04T01:30Z", "daemon down"),
+    ],
+)
+def test_where_a_cron_has_no_tick_nobody_was_to_ask(
+    expression: str, timezone: str, first: str, now: str, cause: str
+) -> None:
+    begun = datetime.fromisoformat(first)
+    ended = begun + MINUTE
+    done = PastCycle(started_at=begun, finished_at=ended, outcome=CycleOutcome.OK, error_kind="")
+    past = Past(cycles=(done,), whole=True, failing="")
+
+    told = cause_of_gap(
+        past,
+        since=begun + MINUTE / 2,
+        until=datetime.fromisoformat(now),
+        schedule=Cron(expression=expression, timezone=timezone),
+        key=KEY,
+    )
+
+    assert told.value == cause
+
+
+# --- by cycles --------------------------------------------------------------------------------------------------------
+
+WINDOW = 4_000  # bytes that an export of this cloud holds
+NUMBERS = count()
+
+
+def lines(size: int) -> bytes:
+    """Give so many bytes of lines that were never there before."""
+    return b"".join(f"line {next(NUMBERS):094d}\n".encode() for _ in range(size // 100))
+
+
+async def next_cycle(bed: Bed, *, ticks: int = 1) -> CycleReport:
+    """Let time pass until a tick of the schedule, and run its cycle."""
+    instance = bed.instance()
+    for _ in range(ticks):
+        bed.clock.time = next_tick(instance.schedule, after=bed.clock.time, key=instance.id)
+    return await bed.collect()
+
+
+def causes(bed: Bed) -> list[GapCause]:
+    with database.reading(bed.state / "ledger.sqlite3") as db:
+        return [gap.cause for gap in gaps(db)]
+
+
+async def test_more_than_an_export_holds_between_two_ticks_is_an_overflow(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(1000))
+        await next_cycle(bed)
+        cloud.write(NODE, lines(2 * WINDOW))
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["window overflow"]
+
+
+async def test_where_nothing_is_lost_nothing_is_blamed(bed: Bed) -> None:
+    """Whatever went wrong meanwhile."""
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(WINDOW))
+        await next_cycle(bed)
+        cloud.faults.api_errors = [ApiError(404, "DBS.200002")]
+        await next_cycle(bed)
+        cloud.write(NODE, lines(WINDOW - 1000))
+
+        await next_cycle(bed, ticks=12)
+
+        assert causes(bed) == []
+
+
+@pytest.mark.parametrize("kind", ["call", "row"])
+async def test_exports_that_fail_for_several_cycles_are_blamed(bed: Bed, kind: str) -> None:
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(WINDOW))
+        await next_cycle(bed)
+        for _ in range(3):
+            if kind == "call":
+                cloud.faults.api_errors = [ApiError(400, "DBS.280001")]
+            else:
+                cloud.faults.failed_rows.add(NODE)
+            cloud.write(NODE, lines(WINDOW // 2))
+            await next_cycle(bed)
+        cloud.faults.clear()
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["failed exports"]
+
+
+async def test_a_node_whose_exports_fail_beside_good_ones_has_its_own_cause(bed: Bed) -> None:
+    """The cycles are PARTIAL; the other node writes more than its exports hold."""
+    async with bed.cloud(window=WINDOW, fleet=(replica_set("solo", nodes=2),)) as cloud, bed.open():
+        bad, good = (node.name for node in cloud.fleet[0].nodes)
+        for node in (bad, good):
+            cloud.write(node, lines(WINDOW))
+        await next_cycle(bed)
+        cloud.faults.failed_rows.add(bad)
+        for _ in range(3):
+            cloud.write(bad, lines(WINDOW // 2))
+            await next_cycle(bed)
+        cloud.faults.clear()
+        cloud.write(good, lines(2 * WINDOW))
+
+        await next_cycle(bed)
+
+        with database.reading(bed.state / "ledger.sqlite3") as db:
+            told = {gap.node: gap.cause for gap in gaps(db)}
+        assert told == {bad: "failed exports", good: "window overflow"}
+
+
+async def test_hours_without_a_cycle_are_blamed_on_the_daemon(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud:
+        cloud.write(NODE, lines(1000))
+        await next_cycle(bed)
+        cloud.write(NODE, lines(3 * WINDOW))
+
+        await next_cycle(bed, ticks=12)
+
+        assert causes(bed) == ["daemon down"]
+
+
+async def test_an_instance_that_was_not_there_is_blamed(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(1000))
+        await next_cycle(bed)
+        for _ in range(3):
+            cloud.faults.api_errors = [ApiError(404, "DBS.200002")]
+            cloud.write(NODE, lines(WINDOW))
+            await next_cycle(bed)
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["instance gone"]
+
+
+async def test_cycles_without_room_on_disk_are_blamed_on_the_disk(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud:
+        cloud.write(NODE, lines(1000))
+        await next_cycle(bed)
+        bed.set("keep_free: 0", "keep_free: 1000000GiB")
+        for _ in range(3):
+            cloud.write(NODE, lines(WINDOW))
+            await next_cycle(bed)
+        bed.changes.clear()
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["disk full"]
+
+
+async def quiet(bed: Bed, *, cycles: int) -> None:
+    """Run cycles that bring the bytes of the last one: the log stands still."""
+    for _ in range(cycles):
+        assert (await next_cycle(bed)).unchanged == 1
+
+
+@pytest.mark.parametrize("trouble", ["failed", "down"])
+async def test_what_was_over_before_the_last_good_export_is_not_blamed(bed: Bed, trouble: str) -> None:
+    """The log stood still: exports with nothing new show that nothing was lost until then."""
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(WINDOW))
+        await next_cycle(bed)
+        if trouble == "failed":
+            cloud.faults.api_errors = [ApiError(400, "DBS.280001")]
+            await next_cycle(bed)
+        else:
+            bed.clock.forward(hours=5)
+        await quiet(bed, cycles=4)
+        cloud.write(NODE, lines(2 * WINDOW))
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["window overflow"]
+
+
+class SlowTransfers(Silent):
+    """Transfers that take their time."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.take = timedelta()
+        self._bed = bed
+
+    def began(self, file: LogFile, total: int | None, at: int) -> None:
+        del file, total, at
+        self._bed.clock.time += self.take
+
+
+async def test_a_transfer_that_takes_longer_than_an_interval_is_no_daemon_that_was_down(bed: Bed) -> None:
+    bed.progress = slow = SlowTransfers(bed)
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(1000))
+        await next_cycle(bed)
+        cloud.write(NODE, lines(2 * WINDOW))
+        slow.take = 25 * MINUTE
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["window overflow"]
+
+
+def without_slow_logs(reply: dict[str, Any]) -> Any:
+    """Make nonsense of the replies that speak of slow logs."""
+    return b"[]" if "slowlog" in json.dumps(reply) else reply
+
+
+async def test_a_slow_log_that_fails_at_each_tick_is_not_blamed_for_a_gap_in_the_error_log(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud:
+        bed.set('name: "solo"', 'name: "solo"\n    logs: [error, slow]')
+        cloud.faults.mangle = without_slow_logs
+        async with bed.open():
+            cloud.write(NODE, lines(1000))
+            await next_cycle(bed)
+            cloud.write(NODE, lines(2 * WINDOW))
+
+            report = await next_cycle(bed)
+
+        assert (report.outcome, causes(bed)) == (CycleOutcome.PARTIAL, ["window overflow"])
+
+
+async def test_an_error_log_that_failed_beside_a_good_slow_log_is_blamed(bed: Bed) -> None:
+    """The call failed as a whole: no row told of the node."""
+    async with bed.cloud(window=WINDOW) as cloud:
+        bed.set('name: "solo"', 'name: "solo"\n    logs: [error, slow]')
+        async with bed.open():
+            cloud.write(NODE, lines(WINDOW))
+            await next_cycle(bed)
+            cloud.faults.mangle = lambda reply: b"[]" if "errorlog" in json.dumps(reply) else reply
+            for _ in range(3):
+                cloud.write(NODE, lines(WINDOW // 2))
+                await next_cycle(bed)
+            cloud.faults.clear()
+
+            await next_cycle(bed)
+
+        assert causes(bed) == ["failed exports"]
+
+
+# --- an instance that is gone -----------------------------------------------------------------------------------------
+
+
+def dated(size: int) -> bytes:
+    """Give so many bytes of lines, each with a time of its own."""
+    times = (f"{TICK + timedelta(seconds=next(NUMBERS)):%Y-%m-%dT%H:%M:%S.000+00:00}" for _ in range(size // 100))
+    return b"".join(f'{{"t":{{"$date":"{moment}"}},"s":"W","msg":"{"x" * 35}"}}\n'.encode() for moment in times)
+
+
+def spans(bed: Bed) -> list[tuple[str, str, str]]:
+    """Give each gap: its cause, and its two ends as far as they are known."""
+    with database.reading(bed.state / "ledger.sqlite3") as db:
+        return [(gap.cause.value, _known(gap.after), _known(gap.until)) for gap in gaps(db)]
+
+
+def _known(moment: datetime | None) -> str:
+    return "known" if moment else "?"
+
+
+async def not_there(bed: Bed, *, cycles: int) -> None:
+    """Let the cloud have no such instance for so many cycles."""
+    for _ in range(cycles):
+        bed.sandbox.faults.api_errors = [ApiError(404, "DBS.200002")]
+        await next_cycle(bed)
+
+
+async def test_while_an_instance_is_gone_there_is_one_gap_without_an_end(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, dated(1000))
+        await next_cycle(bed)
+
+        await not_there(bed, cycles=3)
+
+        assert spans(bed) == [("instance gone", "known", "?")]
+
+
+async def test_where_it_comes_back_and_lines_are_missing_the_gap_has_an_end(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, dated(1000))
+        await next_cycle(bed)
+        await not_there(bed, cycles=2)
+        cloud.write(NODE, dated(2 * WINDOW))
+
+        await next_cycle(bed)
+
+        assert spans(bed) == [("instance gone", "known", "known")]
+
+
+@pytest.mark.parametrize("size", [500, 0])
+async def test_where_it_comes_back_and_nothing_is_missing_there_was_no_gap(bed: Bed, size: int) -> None:
+    """Though it may have written nothing meanwhile."""
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, dated(1000))
+        await next_cycle(bed)
+        await not_there(bed, cycles=2)
+        cloud.write(NODE, dated(size))
+
+        await next_cycle(bed)
+
+        assert spans(bed) == []
+
+
+async def test_an_instance_that_goes_right_after_another_gap_is_known_as_gone(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, dated(1000))
+        await next_cycle(bed)
+        cloud.write(NODE, dated(2 * WINDOW))
+        await next_cycle(bed)
+
+        await not_there(bed, cycles=1)
+
+        assert sorted(spans(bed)) == [("instance gone", "known", "?"), ("window overflow", "known", "known")]
+
+
+async def test_a_gap_whose_lines_tell_no_times_stays_known(bed: Bed) -> None:
+    """It ended, though it is not known when."""
+    async with bed.cloud(window=WINDOW) as cloud, bed.open():
+        cloud.write(NODE, lines(1000))
+        await next_cycle(bed)
+        await not_there(bed, cycles=1)
+        cloud.write(NODE, lines(2 * WINDOW))
+        await next_cycle(bed)
+        cloud.write(NODE, lines(500))
+
+        await next_cycle(bed)
+
+        assert causes(bed) == ["instance gone"]
