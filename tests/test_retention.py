@@ -782,7 +782,7 @@ async def test_what_is_too_old_goes_every_hour(bed: Bed) -> None:
     bed.set("every: 20m", 'cron: "0 0 1 1 *"')
     async with bed.cloud(), bed.open() as service:
         shelf = Shelf(bed.directory, bed.state, ledger=service._archive.ledger, clock=bed.clock)
-        for hours in (0.5, -0.5, -1.5, -2.5):
+        for hours in (0.4, -0.4, -1.4, -2.4):
             await shelf.snapshot(10 * DAY + hours * HOUR)
         await shelf.snapshot(DAY)
         with capture_logs() as events:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-READ = 256 * 1024  # bytes: what is compared stays in the processor's cache
-SEARCHED = 2 * READ  # bytes of one search
+READ = 64 * 1024  # bytes: what is compared stays in the processor's cache
+SEARCHED = 8 * READ  # bytes of one search
 PROBE = 4096  # bytes of an export's beginning: in a real log they stand in one place
 TRIES = 8  # places that are compared one by one; a log with more repeats itself, and is searched by its period
 BLOCKS = (32, 16, 8, 4)  # lines
