@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
 
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --dist worksteal
 
 test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 	$(BIN)/pytest -q -m slow tests/test_keystone.py

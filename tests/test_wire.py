@@ -26,7 +26,16 @@ from ddslogd.models import ExportReply, LogKind, Row, RowState
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MS = 1666941725829
 MOMENT = datetime(2022, 10, 28, 7, 22, 5, 829_000, tzinfo=UTC)
-MISSING = object()
+
+
+class Missing:
+    """Stands for a key that is not there."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING = Missing()
 LINK = "https://obs.example.com/b/o?AWSAccessKeyId=A%2B&Expires=1666942048&Signature=a%2Fb%3D"
 PROJECT, NODE = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210no02"
 patient = settings(deadline=None)  # a machine that is busy with something else is no bug

@@ -281,7 +281,8 @@ class Gap:
         until: The first time after it; None where none is known, or nothing came after it.
         noted_at: When it was noticed.
         cut: Whether what follows begins within a line, which stands in the stream as far as it is known.
-        path: The file in which the log goes on, or that was evicted; relative to the storage directory.
+        path: The file in which the log goes on, or that was evicted; relative to the storage directory. Empty while the
+            instance is gone.
     """
 
     instance: str

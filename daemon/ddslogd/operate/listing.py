@@ -67,7 +67,7 @@ def gap_objects(gaps: Sequence[Gap]) -> list[dict[str, Any]]:
             "cause": gap.cause.value,
             "noted": _iso(gap.noted_at),
             "begins_within_a_line": gap.cut,
-            "file": gap.path,
+            "file": gap.path or None,
         }
         for gap in gaps
     ]

@@ -127,7 +127,7 @@ MIGRATIONS = (
     CREATE INDEX stream_parts_of_age ON stream_parts (rotated_ms);
     CREATE TABLE gaps (
         series        TEXT NOT NULL,
-        path          TEXT NOT NULL,        -- in which file the log goes on, or which was evicted
+        path          TEXT NOT NULL,        -- in which file the log goes on, or which was evicted; empty: not over
         instance      TEXT NOT NULL,
         log           TEXT NOT NULL,
         node          TEXT NOT NULL,

@@ -111,6 +111,7 @@ class Streams:
                     advance = await self._take(snapshot, series, origin)
                 if advance is not None:
                     note(advance)
+            await self.book.note_back(series)
 
     async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
         """Put the stream's files aside, and let a new one take all snapshots that are on disk.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ddslogd.models import Snapshot
     from ddslogd.storage.ledger import Ledger
 
-GONE = GapCause.INSTANCE_GONE
+NOT_OVER = ""
+"""In place of a path: the log has not gone on since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,12 +212,24 @@ class StreamBook:
                     node=state.node,
                     after=state.delivered_at,
                     until=None,
-                    cause=GONE,
+                    cause=GapCause.INSTANCE_GONE,
                     noted_at=now,
                     cut=False,
-                    path=state.reference,
+                    path=NOT_OVER,
                 )
                 _write_gap(db, state.series, gap)
+
+        await self._ledger.run(write)
+
+    async def note_back(self, series: str) -> None:
+        """Where an export was taken since its instance was gone: whether lines are missing is known by that export."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(
+                "DELETE FROM gaps WHERE series = ? AND path = ? AND noted_ms <"
+                " (SELECT max(updated_ms) FROM snapshots AS s WHERE s.series = gaps.series AND published AND taken)",
+                (series, NOT_OVER),
+            )
 
         await self._ledger.run(write)
 
@@ -261,9 +274,6 @@ class StreamBook:
             db.execute("UPDATE snapshots SET taken = 1 WHERE key = ?", (intent.snapshot,))
             for part in parts:
                 _write_part(db, part)
-            # An instance that exports is back: whether lines are missing is known now.
-            back = "DELETE FROM gaps WHERE series = ? AND until_ms IS NULL AND cause = ? AND noted_ms < ?"
-            db.execute(back, (state.series, GONE, ms_of(intent.updated_at)))
             if intent.gap is not None:
                 _write_gap(db, state.series, intent.gap)
 
