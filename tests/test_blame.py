@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddslogd.models import Cron, CycleOutcome, Every, GapCause
+from ddslogd.models import Cron, CycleOutcome, CycleReport, Every, GapCause, LogKind
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import next_tick
 from ddslogd.sandbox import ApiError, replica_set
 from ddslogd.storage import database
 from ddslogd.storage.blame import cause_of_gap
-from ddslogd.storage.streambook import Past, PastCycle, gaps
+from ddslogd.storage.ledger import KEPT_CYCLES, Ledger
+from ddslogd.storage.streambook import Past, PastCycle, StreamBook, StreamState, gaps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     from conftest import Bed
-    from ddslogd.models import CycleReport, LogFile
+    from ddslogd.models import LogFile
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 KEY = "6ade8143870047b8999aba8f1891b48ein02"
@@ -144,6 +146,88 @@ def test_where_a_cron_has_no_tick_nobody_was_to_ask(
     )
 
     assert told.value == cause
+
+
+@pytest.mark.parametrize(
+    ("every", "late", "cause"),
+    [
+        (5, 14, "window overflow"),  # it waited for the account's budget
+        (5, 16, "daemon down"),
+        (20, 19, "window overflow"),
+        (20, 21, "daemon down"),
+        (24 * 60, 59, "window overflow"),
+        (24 * 60, 61, "daemon down"),
+    ],
+)
+def test_an_export_that_is_late_by_an_interval_or_an_hour_is_late_for_other_reasons(
+    every: float, late: float, cause: str
+) -> None:
+    schedule = Every(interval=every * MINUTE)
+    since = next_tick(schedule, after=TICK, key=KEY)
+    until = since + every * MINUTE + late * MINUTE
+
+    told = cause_of_gap(Past(cycles=(), whole=True, failing=""), since=since, until=until, schedule=schedule, key=KEY)
+
+    assert told.value == cause
+
+
+# --- by the books -----------------------------------------------------------------------------------------------------
+
+
+def report(minutes: float) -> CycleReport:
+    """Give a cycle that failed so long after the first tick."""
+    begun = TICK + minutes * MINUTE
+    return CycleReport(
+        instance="orders",
+        started_at=begun,
+        finished_at=begun + MINUTE,
+        outcome=CycleOutcome.FAILED,
+        error="busy",
+        error_kind="Unavailable",
+    )
+
+
+def state(minutes: float) -> StreamState:
+    """Give a stream whose last export was made so long after the first tick."""
+    return StreamState(
+        series="s",
+        instance="orders",
+        log=LogKind.ERROR,
+        node="node-1",
+        size=0,
+        born_at=TICK,
+        reference_at=TICK + minutes * MINUTE,
+    )
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+    yield ledger
+    await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "cycles", "failing"), [(0, [0, 20], "Unavailable"), (2, [20], "Unavailable"), (22, [], "")]
+)
+async def test_what_was_over_when_the_last_export_was_made_is_not_looked_at(
+    ledger: Ledger, minutes: float, cycles: list[float], failing: str
+) -> None:
+    for begun in (0, 20):
+        await ledger.close_cycle(report(begun), tick=TICK)
+
+    past = await StreamBook(ledger).past(state(minutes))
+
+    begun_at = [(cycle.started_at - TICK) / MINUTE for cycle in past.cycles]
+    assert (begun_at, past.failing, past.whole) == (cycles, failing, True)
+
+
+async def test_more_cycles_than_the_ledger_keeps_are_not_the_whole_past(ledger: Ledger) -> None:
+    for number in range(KEPT_CYCLES + 1):
+        await ledger.close_cycle(report(20 * number), tick=TICK)
+
+    assert not (await StreamBook(ledger).past(state(0))).whole
 
 
 # --- by cycles --------------------------------------------------------------------------------------------------------
@@ -393,9 +477,13 @@ async def test_while_an_instance_is_gone_there_is_one_gap_without_an_end(bed: Be
         cloud.write(NODE, dated(1000))
         await next_cycle(bed)
 
-        await not_there(bed, cycles=3)
+        await not_there(bed, cycles=1)
+        since = bed.clock.time
+        await not_there(bed, cycles=2)
 
-        assert spans(bed) == [("instance gone", "known", "?")]
+        with database.reading(bed.state / "ledger.sqlite3") as db:
+            (gap,) = gaps(db)
+        assert (spans(bed), gap.noted_at <= since) == ([("instance gone", "known", "?")], True)
 
 
 async def test_where_it_comes_back_and_lines_are_missing_the_gap_has_an_end(bed: Bed) -> None:

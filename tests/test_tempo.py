@@ -132,7 +132,10 @@ def test_wanted_is_the_time_in_which_half_an_export_is_written(said: Advance, wa
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5])
 def test_who_writes_half_an_export_between_ticks_or_less_stays_on_schedule(share: float) -> None:
-    assert Daemon().hear(advance(share)) is None
+    with capture_logs() as events:
+        soon = Daemon().hear(advance(share))
+
+    assert (soon, events) == (None, [])
 
 
 def test_who_writes_more_has_the_next_tick_when_half_an_export_will_be_there() -> None:
@@ -224,15 +227,24 @@ def test_one_instance_leaves_the_others_as_they_are() -> None:
     assert daemon.tempo.next(events, START) is None
 
 
-def test_a_cycle_that_took_long_does_not_put_the_next_one_off() -> None:
-    """What is brought forward is never later than the schedule would have it."""
+@pytest.mark.parametrize("minutes", [4, 9])
+def test_a_cycle_that_took_long_does_not_put_the_next_one_off(minutes: int) -> None:
+    """What counts is when the cloud made the export, not how long it took to fetch it."""
     daemon = Daemon()
-    report = replace(cycle(advance(0.8)), finished_at=START + 9 * MINUTE)
+    report = replace(cycle(advance(0.8)), finished_at=START + minutes * MINUTE)
 
     daemon.tempo.heard(daemon.orders, report, tick=START)
 
-    soon = daemon.next()
-    assert soon is None or soon <= EVERY
+    assert daemon.next() == TOOK + FRESH_FOR
+
+
+def test_a_cloud_whose_clock_is_ahead_does_not_put_the_next_one_off() -> None:
+    daemon = Daemon()
+    report = replace(cycle(advance(0.8), at=START + 4 * MINUTE), finished_at=START + TOOK)
+
+    daemon.tempo.heard(daemon.orders, report, tick=START)
+
+    assert daemon.next() == TOOK + FRESH_FOR
 
 
 def test_the_ticks_of_a_cron_that_come_close_together_are_not_put_off() -> None:
@@ -279,9 +291,17 @@ def test_the_instances_of_another_account_cost_nothing() -> None:
 def test_an_instance_with_two_logs_costs_twice_the_calls() -> None:
     """Those of events leave none for orders; with one log they would."""
     events = other("events", logs=(LogKind.ERROR, LogKind.SLOW))
-    audit = other("audit", every=15 * MINUTE)
+    audit = other("audit", every=HOUR)
 
     assert Daemon(events, audit, calls_per_minute=1).hear(advance(0.9)) is None
+
+
+def test_what_an_instance_was_given_it_keeps() -> None:
+    daemon = Daemon(other("events"), other("audit", every=16 * MINUTE), calls_per_minute=1)
+    first = daemon.hear(advance(0.9))
+
+    assert first is not None
+    assert daemon.hear(advance(0.9)) == first
 
 
 def test_what_one_instance_was_given_another_does_not_get() -> None:
@@ -340,7 +360,7 @@ def test_a_second_node_that_fills_is_told_of_too() -> None:
 def test_another_pace_is_told_once_as_is_that_it_is_over() -> None:
     daemon = Daemon()
     with capture_logs() as events:
-        for share in (0.8, 0.9, 0.8, 0.1, 0.1):
+        for share in (0.8, 0.55, 0.6, 0.1, 0.1):
             daemon.hear(advance(share))
 
     adapted = [event["every_s"] for event in events if event["event"] == ADAPTED]

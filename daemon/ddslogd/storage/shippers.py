@@ -1,14 +1,14 @@
 """The books of the log shippers: how much of a file they have read.
 
-    program      books                        what a file is known by
-    Filebeat     registry/filebeat/           device and inode; or SHA-256 of its first 1,024 bytes; or its path
-    Vector       checkpoints.json             CRC-64 of its first line; or device and inode
-    Fluent Bit   the database of its option DB    inode, with a name beside it
-    Promtail     positions.yaml               its path
-    rsyslog      imfile-state:<inode>:<hash>  inode and SipHash of its first 512 bytes
+    program      books                          what a file is known by
+    Filebeat     registry/filebeat/             device and inode; or SHA-256 of its first 1,024 bytes; or its path
+    Vector       checkpoints.json               CRC-64 of its first line; or device and inode
+    Fluent Bit   the database of its option DB  inode, with a name beside it
+    Promtail     positions.yaml                 its path
+    rsyslog      imfile-state:<inode>:<hash>    inode and SipHash of its first 512 bytes
 
-Nothing of theirs is changed, locked or made. Whatever is in doubt counts as not read, so that the file is kept. The
-source of each fact is a file in the program's own repository.
+Nothing of theirs is changed, made, or kept from being written. Whatever is in doubt counts as not read, so that the
+file is kept. The source of each fact is a file in the program's own repository.
 """
 
 from __future__ import annotations
