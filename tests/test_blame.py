@@ -12,7 +12,7 @@ import pytest
 from ddslogd.models import Cron, CycleOutcome, CycleReport, Every, GapCause, LogKind
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import next_tick
-from ddslogd.sandbox import ApiError, replica_set
+from ddslogd.sandbox import ApiError, replica_set, single
 from ddslogd.storage import database
 from ddslogd.storage.blame import cause_of_gap
 from ddslogd.storage.ledger import KEPT_CYCLES, Ledger
@@ -241,12 +241,12 @@ def lines(size: int) -> bytes:
     return b"".join(f"line {next(NUMBERS):094d}\n".encode() for _ in range(size // 100))
 
 
-async def next_cycle(bed: Bed, *, ticks: int = 1) -> CycleReport:
+async def next_cycle(bed: Bed, name: str | None = None, *, ticks: int = 1) -> CycleReport:
     """Let time pass until a tick of the schedule, and run its cycle."""
-    instance = bed.instance()
+    instance = bed.instance(name)
     for _ in range(ticks):
         bed.clock.time = next_tick(instance.schedule, after=bed.clock.time, key=instance.id)
-    return await bed.collect()
+    return await bed.collect(name)
 
 
 def causes(bed: Bed) -> list[GapCause]:
@@ -484,6 +484,36 @@ async def test_while_an_instance_is_gone_there_is_one_gap_without_an_end(bed: Be
         with database.reading(bed.state / "ledger.sqlite3") as db:
             (gap,) = gaps(db)
         assert (spans(bed), gap.noted_at <= since) == ([("instance gone", "known", "?")], True)
+
+
+async def test_an_instance_that_is_gone_is_no_gap_of_another(bed: Bed) -> None:
+    async with bed.cloud(window=WINDOW, fleet=(single("calm"), single("solo"))) as cloud, bed.open():
+        for name in ("calm", "solo"):
+            cloud.write(f"{name}_single_node_1", dated(1000))
+            await next_cycle(bed, name)
+        cloud.faults.api_errors = [ApiError(404, "DBS.200002")]
+
+        await next_cycle(bed, "solo")
+
+        with database.reading(bed.state / "ledger.sqlite3") as db:
+            assert [gap.instance for gap in gaps(db)] == ["solo"]
+
+
+async def test_a_log_that_came_while_the_other_was_refused_has_no_gap(bed: Bed) -> None:
+    """An instance of which one log is exported is there."""
+    async with bed.cloud(window=WINDOW) as cloud:
+        bed.set('name: "solo"', 'name: "solo"\n    logs: [error, slow]')
+        async with bed.open():
+            cloud.write(NODE, dated(500))
+            cloud.write(NODE, dated(500), kind="slow")
+            await next_cycle(bed)
+            cloud.write(NODE, dated(500))
+            cloud.write(NODE, dated(500), kind="slow")
+            cloud.faults.api_errors = [ApiError(404, "DBS.200002")]  # whichever of the two calls is first
+
+            report = await next_cycle(bed)
+
+        assert (report.outcome, report.error_kind, causes(bed)) == (CycleOutcome.PARTIAL, "Gone", [])
 
 
 async def test_where_it_comes_back_and_lines_are_missing_the_gap_has_an_end(bed: Bed) -> None:

@@ -489,11 +489,14 @@ async def test_a_gap_that_is_known_is_told_with_the_cause_it_has(bed: Bed) -> No
 
 
 async def test_an_instance_that_is_gone_is_known_as_gone_after_a_rebuild(bed: Bed) -> None:
-    """No export was made since that would show it back."""
-    async with bed.cloud(window=WINDOW) as cloud:
-        await cycles(bed, cloud, number=3)
+    """No export of its own was made since that would show it back, though others were."""
+    async with bed.cloud(window=WINDOW, fleet=(single("solo"), single("calm"))) as cloud:
+        for node in (NODE, "calm_single_node_1"):
+            cloud.write(node, lines(1000))
+        await next_cycle(bed, "solo")
         cloud.faults.api_errors = [ApiError(404, "DBS.200002")]
-        await next_cycle(bed)
+        await next_cycle(bed, "solo")
+        await next_cycle(bed, "calm")
         before = known_gaps(bed)
 
         await rebuild(bed)

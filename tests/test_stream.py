@@ -117,6 +117,45 @@ async def test_each_kind_of_log_and_each_node_has_its_own_stream(bed: Bed, clock
         assert found == expected
 
 
+async def test_of_two_files_of_a_node_the_older_comes_first_though_it_takes_longer(
+    bed: Bed, clock: ManualClock
+) -> None:
+    """The cloud gives one file a node, so far; here the second node's goes by the first one's name."""
+    async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as cloud:
+        first, second = (node.name for node in cloud.fleet[0].nodes)
+
+        def renamed(reply: dict[str, Any]) -> dict[str, Any]:
+            for row in reply.get("list", []):
+                if row["node_name"] == second:
+                    row |= {"node_name": first, "updated_at": str(int(row["updated_at"]) - 60_000)}
+            return reply
+
+        cloud.faults.mangle = renamed
+        cloud.faults.bytes_per_second = 200_000
+        cloud.write(first, lines(1000, 1010))
+        cloud.write(second, lines(0, 800))
+        await cycle(bed, clock)
+
+        assert stream(bed, first) == lines(0, 800) + lines(1000, 1010)
+
+
+async def test_of_a_lost_ledger_older_snapshots_than_the_stream_are_not_taken_again(
+    bed: Bed, clock: ManualClock
+) -> None:
+    """Not even those of which the live file has nothing any more."""
+    async with bed.cloud(window=1500) as cloud:
+        bed.set("instances:", "stream: {rotate: {size: 1KiB}}\ninstances:")
+        for generation in range(8):
+            cloud.write(NODE, lines(generation * 10, generation * 10 + 10))
+            await cycle(bed, clock)
+        for path in bed.state.iterdir():
+            path.unlink()
+        cloud.write(NODE, lines(80, 90))
+        await cycle(bed, clock)
+
+        assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE), ())
+
+
 async def test_a_gap_is_kept_told_counted_and_bounded_by_the_log_s_own_times(
     sandbox: Sandbox, bed: Bed, clock: ManualClock
 ) -> None:
@@ -399,10 +438,11 @@ async def test_a_live_file_is_rotated_when_its_first_line_came_long_ago(shelf: S
     await shelf.deliver(lines(0, 5), lines(0, 10))
     clock.forward(hours=24)
     await shelf.deliver(lines(0, 10))  # nothing new: nothing is rotated
-    before = len(shelf.rotated)
+    before, size = len(shelf.rotated), shelf.row("SELECT size FROM streams")
     moment = clock.now() + timedelta(minutes=1)
     await shelf.deliver(lines(5, 15))
 
+    assert size == (len(lines(0, 10)),)
     assert (before, [path.name for path in shelf.rotated]) == (0, [f"node.log.{layout.stamp(moment)}"])
     assert (shelf.rotated[0].read_bytes(), shelf.live.read_bytes()) == (lines(0, 10), lines(10, 15))
 
