@@ -235,10 +235,12 @@ async def test_an_instance_that_is_gone_leaves_a_gap_without_an_end_told_of_once
     async with bed.open():
         await cycle(bed, clock)
         sandbox.faults.api_errors = [ApiError(404, "DBS.200002")] * 2
-        await cycle(bed, clock)
-        noted = clock.now()
-        await cycle(bed, clock)
+        with structlog.testing.capture_logs() as events:
+            await cycle(bed, clock)
+            noted = clock.now()
+            await cycle(bed, clock)
 
+    assert [event["cause"] for event in events if event["event"] == "stream.gap"] == ["instance gone"]
     (gap,) = known_gaps(bed.state)
     assert (gap.cause, gap.after, gap.until) == (GapCause.INSTANCE_GONE, T0 + timedelta(seconds=9), None)
     assert (gap.noted_at, stream(bed)) == (noted, lines(0, 10))

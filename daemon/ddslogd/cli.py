@@ -230,7 +230,7 @@ def prune(path: Path, log_level: str, log_format: str, *, dry_run: bool) -> None
     from ddslogd.operate.listing import removal_table  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
     from ddslogd.service import archive_of  # noqa: PLC0415  # heavy
-    from ddslogd.storage.retention import Removal, planned, read_books  # noqa: PLC0415  # heavy
+    from ddslogd.storage.retention import NothingRead, Removal, planned, read_books  # noqa: PLC0415  # heavy
 
     _events(log_level, log_format)
     settings = config.load(path).settings
@@ -240,7 +240,11 @@ def prune(path: Path, log_level: str, log_format: str, *, dry_run: bool) -> None
             return await archive.retention.run()
 
     if dry_run:
-        books = read_books(settings.storage)
+        try:
+            books = read_books(settings.storage)
+        except StorageError as exc:  # as the daemon does: nothing counts as read
+            click.echo(f"ddslogd: {exc}", err=True)
+            books = NothingRead()
         removals = planned(settings.storage, streamed=settings.stream.enabled, books=books, now=datetime.now(UTC))
     else:
         removals = _until_signal(remove()) or ()

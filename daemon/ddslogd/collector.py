@@ -117,7 +117,7 @@ class Collector:
         since = None
         try:
             since = await self.archive.ledger.close_cycle(report, tick=tick)
-            if report.error_kind == Gone.__name__:
+            if report.outcome is CycleOutcome.FAILED and report.error_kind == Gone.__name__:
                 await self.note_gone(instance)
         except StorageError as exc:
             log.error("ledger.failed", instance=instance.name, reason=str(exc))
@@ -133,7 +133,7 @@ class Collector:
             StorageError: The ledger cannot be used.
         """
         if self.archive.streams is not None:
-            await self.archive.streams.book.note_gone(instance.name, now=self.clock.now())
+            await self.archive.streams.note_gone(instance.name)
 
     def urgency(self, instance: Instance) -> float:
         """Give the urgency of a new export: who waits longest for a turn is first; after all that has begun.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 MINUTE = timedelta(minutes=1)
+NO_BUDGET = "raise calls_per_minute, or give other instances longer schedules"
 Source = tuple[LogKind, str]
 """A kind of log and a node."""
 
@@ -35,12 +36,14 @@ class _Pace:
         interval: Between ticks, in place of the schedule's; None where the schedule will do.
         ready_at: When the cloud exports anew.
         usual: Between two ticks of the schedule.
+        told: What was said of the interval last.
     """
 
     wanted: dict[Source, timedelta]
     interval: timedelta | None
     ready_at: datetime
     usual: timedelta
+    told: tuple[str, bool] = ("nothing", True)
 
 
 def wanted_interval(advance: Advance) -> timedelta | None:
@@ -111,16 +114,17 @@ class Tempo:
         if not self._settings.schedule.adapt:
             return
         usual = pace.usual
-        before, pace.interval = pace.interval, None
+        pace.interval = None
         shortest = max(min(pace.wanted.values()), self._settings.export.fresh_for)
         calls, spare = _calls(instance), max(0.0, self._spare(instance))
         affordable = MINUTE * calls / (calls * (MINUTE / usual) + spare)
         interval = max(shortest, affordable)
         pace.interval = interval if interval < usual else None
-        if (before is None) != (pace.interval is None):
-            every = pace.interval or usual
-            todo = "nothing" if pace.interval else "raise calls_per_minute, or give other instances longer schedules"
-            log.info("schedule.adapted", instance=instance.name, every_s=round(every.total_seconds()), todo=todo)
+        todo = "nothing" if pace.interval or shortest >= usual else NO_BUDGET
+        if (todo, pace.interval is None) != pace.told:
+            pace.told = (todo, pace.interval is None)
+            every_s = round((pace.interval or usual).total_seconds())
+            log.info("schedule.adapted", instance=instance.name, every_s=every_s, todo=todo)
 
     def _spare(self, instance: Instance) -> float:
         """Give the calls a minute that the account has beside all schedules, and beside what others were given."""

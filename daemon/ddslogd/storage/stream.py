@@ -129,6 +129,15 @@ class Streams:
         await self.catch_up(series, origin=origin, note=note)
         return aside if moved else None
 
+    async def note_gone(self, instance: str) -> None:
+        """Note that the cloud has no such instance any more: what it wrote since its last export is lost.
+
+        Raises:
+            StorageError: The ledger cannot be used.
+        """
+        for gap in await self.book.note_gone(instance, now=self._clock.now()):
+            _tell_gap(gap)
+
     @unbroken
     async def _settle(self, series: str) -> None:
         """Carry out what was begun, and get to know what is on disk."""
@@ -277,8 +286,7 @@ class Streams:
         elif done.base != intent.base:
             told.warning("stream.begun_anew", todo="nothing, if you rotate it yourself; stream.rotate does so too")
         if intent.gap is not None:
-            gap = intent.gap
-            told.warning("stream.gap", after=_iso(gap.after), until=_iso(gap.until), cause=gap.cause.value)
+            _tell_gap(intent.gap)
         told.debug("stream.advanced", new_bytes=intent.size)
 
 
@@ -322,6 +330,18 @@ def _move_all(live: Path, aside: Path) -> bool:
             sync_directory(aside)
             sync_directory(live.parent)
     return bool(files)
+
+
+def _tell_gap(gap: Gap) -> None:
+    log.warning(
+        "stream.gap",
+        instance=gap.instance,
+        node=gap.node,
+        log=gap.log.value,
+        after=_iso(gap.after),
+        until=_iso(gap.until),
+        cause=gap.cause.value,
+    )
 
 
 def _iso(moment: datetime | None) -> str | None:

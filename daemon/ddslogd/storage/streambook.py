@@ -200,10 +200,15 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
-    async def note_gone(self, instance: str, *, now: datetime) -> None:
-        """Note that an instance is gone: what its nodes wrote since the last export is lost, as far as is known."""
+    async def note_gone(self, instance: str, *, now: datetime) -> tuple[Gap, ...]:
+        """Note that an instance is gone: what its nodes wrote since the last export is lost, as far as is known.
 
-        def write(db: sqlite3.Connection) -> None:
+        Returns:
+            The gaps that were not known.
+        """
+
+        def write(db: sqlite3.Connection) -> tuple[Gap, ...]:
+            noted = []
             for row in db.execute("SELECT * FROM streams WHERE instance = ?", (instance,)).fetchall():
                 state = _read_state(row)
                 gap = Gap(
@@ -217,9 +222,10 @@ class StreamBook:
                     cut=False,
                     path=NOT_OVER,
                 )
-                _write_gap(db, state.series, gap)
+                noted += [gap] if _write_gap(db, state.series, gap) else []
+            return tuple(noted)
 
-        await self._ledger.run(write)
+        return await self._ledger.run(write)
 
     async def note_back(self, series: str) -> None:
         """Where an export was taken since its instance was gone: whether lines are missing is known by that export."""
@@ -432,7 +438,8 @@ def _write_part(db: sqlite3.Connection, part: StreamPart) -> None:
     db.execute("INSERT OR REPLACE INTO stream_parts VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def _write_gap(db: sqlite3.Connection, series: str, gap: Gap) -> None:
+def _write_gap(db: sqlite3.Connection, series: str, gap: Gap) -> bool:
+    """Note a gap; tell whether it was not known."""
     row = (
         series,
         gap.path,
@@ -445,7 +452,7 @@ def _write_gap(db: sqlite3.Connection, series: str, gap: Gap) -> None:
         ms_of(gap.noted_at),
         gap.cut,
     )
-    db.execute("INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return db.execute("INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row).rowcount > 0
 
 
 def _read_gap(row: tuple[Any, ...]) -> Gap:
