@@ -654,7 +654,17 @@ async def test_a_file_that_is_gone_is_no_error_and_is_forgotten(shelf: Shelf) ->
     with capture_logs() as events:
         removed = [len(await retention.run()) for _ in range(2)]
 
-    assert (removed, [event["event"] for event in events]) == ([2, 0], ["retention.removed"])
+    assert (removed, [event["event"] for event in events]) == ([1, 0], ["retention.removed"])
+
+
+async def test_what_an_operator_removed_makes_no_room_any_more(shelf: Shelf) -> None:
+    """So that others need not, or must, go in its place."""
+    oldest, removed, newest = await shelf.stream(3 * DAY, 2 * DAY, DAY)
+    (shelf.directory / removed).unlink()
+
+    await shelf.retention(keep={"size": 210}).run()
+
+    assert [path in shelf.files() for path in (oldest, newest)] == [True, True]
 
 
 async def test_many_cycles_that_find_no_room_make_room_once_a_minute(shelf: Shelf, clock: ManualClock) -> None:

@@ -156,6 +156,24 @@ async def test_of_a_lost_ledger_older_snapshots_than_the_stream_are_not_taken_ag
         assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE), ())
 
 
+async def test_a_ledger_that_is_damaged_while_running_doubles_nothing_after_the_next_start(
+    bed: Bed, clock: ManualClock
+) -> None:
+    """The new one knows the stream by then, and the old snapshots come back to it."""
+    async with bed.cloud(window=1500) as cloud:
+        for generation in range(12):
+            cloud.write(NODE, lines(generation * 10, generation * 10 + 10))
+            if generation == 8:
+                async with bed.open():
+                    with (bed.state / "ledger.sqlite3").open("r+b") as file:
+                        file.write(bytes(8192))
+                    await cycle(bed, clock)
+            else:
+                await cycle(bed, clock)
+
+        assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE), ())
+
+
 async def test_a_gap_is_kept_told_counted_and_bounded_by_the_log_s_own_times(
     sandbox: Sandbox, bed: Bed, clock: ManualClock
 ) -> None:
@@ -554,7 +572,7 @@ async def test_a_snapshot_that_is_gone_before_it_was_taken_is_told_and_passed_ov
 
     assert (shelf.content(), [event["event"] for event in events if event["log_level"] == "warning"]) == (
         lines(0, 12),
-        ["stream.snapshot_gone"],
+        ["stream.passed_over"],
     )
 
 
@@ -692,8 +710,135 @@ async def test_what_was_about_to_be_appended_and_has_lost_its_snapshot_is_told(
     with structlog.testing.capture_logs() as events:
         await shelf.deliver(lines(3, 25))
 
-    assert [event["event"] for event in events if event["log_level"] in {"warning", "error"}] == ["stream.source_gone"]
+    told = [event["event"] for event in events if event["log_level"] in {"warning", "error"}]
+    assert told == ["stream.source_gone", "stream.adopted"]
     assert (shelf.content(), shelf.gaps()) == (lines(0, 25), ())
+
+
+async def test_a_snapshot_that_is_lost_after_its_lines_are_on_disk_leaves_them_there_once(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotated, appended, and not yet noted when the ledger's disk was full."""
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=1500))
+    await shelf.deliver(lines(0, 15))
+    lost = await _append_and_fail_to_note(shelf, lines(10, 30), monkeypatch)
+    (tmp_path / lost.path).unlink()
+    await shelf.deliver(lines(20, 40))
+    await ledger.close()
+
+    on_disk = {path.relative_to(tmp_path).as_posix() for path in shelf.rotated}
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+        in_books = {path for (path,) in db.execute("SELECT path FROM stream_parts")}
+    assert (shelf.content(), shelf.gaps(), in_books) == (lines(0, 40), (), on_disk)
+
+
+async def _append_and_fail_to_note(shelf: Shelf, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
+    """Let lines be appended, and the ledger refuse to note that."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise StorageError("the ledger's disk is full")
+
+    snapshot = await shelf.give(content)
+    with monkeypatch.context() as patched:
+        patched.setattr(shelf.streams.book, "commit", refuse)
+        for _ in range(3):
+            with pytest.raises(StorageError):
+                await shelf.take()
+    return snapshot
+
+
+async def test_tries_that_could_not_be_noted_append_once_though_the_file_was_taken_away(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shelf.deliver(lines(0, 5))
+    shelf.live.rename(shelf.live.with_name("taken away"))
+    await _append_and_fail_to_note(shelf, lines(2, 9), monkeypatch)
+    await shelf.take()
+
+    assert (shelf.live.read_bytes(), shelf.rotated) == (lines(5, 9), [])
+
+
+async def test_a_rotation_that_could_not_be_noted_is_not_done_again_though_its_file_is_gone(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=1500))
+    await shelf.deliver(lines(0, 15))
+    await _append_and_fail_to_note(shelf, lines(10, 30), monkeypatch)
+    (rotated,) = shelf.rotated
+    rotated.unlink()
+    await shelf.take()
+    await ledger.close()
+
+    assert (shelf.live.read_bytes(), shelf.rotated) == (lines(15, 30), [])
+
+
+async def test_where_the_line_that_waited_is_gone_too_the_rest_is_appended(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await shelf.give(lines(0, 5) + line(5)[:10])
+    await shelf.take()
+    await _begin_and_die(shelf, lines(50, 60), monkeypatch)
+    (shelf.directory / first.path).unlink()
+    await shelf.take()
+
+    assert (shelf.content(), len(shelf.gaps())) == (lines(0, 5) + lines(50, 60), 1)
+
+
+@pytest.mark.parametrize("how", ["link", "directory"])
+async def test_a_snapshot_that_cannot_be_read_stops_no_stream(shelf: Shelf, how: str) -> None:
+    await shelf.deliver(lines(0, 5))
+    bad = await shelf.give(lines(2, 9))
+    (shelf.directory / bad.path).unlink()
+    if how == "link":
+        (shelf.directory / bad.path).symlink_to("/dev/null")
+    else:
+        (shelf.directory / bad.path).mkdir()
+    with structlog.testing.capture_logs() as events:
+        await shelf.deliver(lines(3, 20))
+
+    told = [event["event"] for event in events if event["log_level"] == "warning"]
+    assert (shelf.content(), told) == (lines(0, 20), ["stream.passed_over"])
+
+
+async def test_an_older_export_with_nothing_in_common_is_passed_over_and_told(shelf: Shelf) -> None:
+    older = shelf.file()
+    await shelf.deliver(lines(100, 120))
+    await shelf.give(lines(0, 10), older)
+    with structlog.testing.capture_logs() as events:
+        await shelf.take()
+    await shelf.deliver(lines(110, 130))
+
+    told = [event["event"] for event in events if event["log_level"] == "warning"]
+    assert (shelf.content(), shelf.gaps(), told) == (lines(100, 130), (), ["stream.passed_over"])
+
+
+async def test_of_a_ledger_that_was_lost_on_the_way_what_is_not_taken_is(tmp_path: Path, clock: ManualClock) -> None:
+    """By what is in the files: their times would say that all was, or nothing."""
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=2000))
+    entries = [await shelf.give(lines(number, number + 20)) for number in range(0, 100, 10)]
+    for entry in entries[4:]:
+        await shelf.streams.book.pass_over([entry.key])
+    await shelf.take()
+    await ledger.close()
+    for path in tmp_path.glob("ledger*"):
+        path.unlink()
+    for path in tmp_path.glob("snapshots/*/*/*"):
+        os.utime(path, (chance := random.Random(path.name).randrange(10**9), chance))
+
+    again = Ledger(tmp_path)
+    await again.open()
+    await again.enter(*entries)
+    shelf = Shelf(tmp_path, clock, again, Rotate(size=2000))
+    await shelf.take()
+    await again.close()
+
+    assert (shelf.content(), shelf.gaps()) == (lines(0, 110), ())
 
 
 async def _begin_and_die(shelf: Shelf, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Snapshot:

@@ -264,7 +264,8 @@ def rebuild(name: str, path: Path, log_level: str, log_format: str) -> None:
     """Make the streams of an instance anew from its snapshots on disk.
 
     The files of the old ones are moved to a hidden directory beside them. A shipper takes the new ones for new files,
-    and ships their lines again. Stop the daemon first.
+    and ships their lines again. With storage.snapshots: latest, the new stream begins with the last export. Stop the
+    daemon first.
 
     Exit status 0: done. 1: there are no snapshots of this instance, or streams are not enabled. 74: the disk refuses.
     75: another ddslogd works on the directory. 78: the configuration is wrong.
@@ -278,7 +279,14 @@ def rebuild(name: str, path: Path, log_level: str, log_format: str) -> None:
     if not settings.stream.enabled:
         _end("ddslogd: stream.enabled is false: there is no stream to rebuild", EXIT_FAILED)
     taken: list[Advance] = []
-    aside = _until_signal(rebuilt(settings, name, clock=SystemClock(), note=taken.append))
+
+    async def work() -> tuple[tuple[Path, ...] | None]:
+        return (await rebuilt(settings, name, clock=SystemClock(), note=taken.append),)
+
+    ended = _until_signal(work())
+    if ended is None:
+        _end("ddslogd: stopped before the end; what is left to do, the daemon does when it starts", EXIT_FAILED)
+    (aside,) = ended
     if aside is None:
         _end(f"ddslogd: there are no snapshots of an instance {name!r} on disk", EXIT_FAILED)
     size, found = sum(advance.new for advance in taken), sum(advance.gap is not None for advance in taken)

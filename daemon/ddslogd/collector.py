@@ -74,7 +74,11 @@ class Archive:
 
 
 class Collector:
-    """Runs cycles. Everything foreseen ends in their reports; only bugs raise."""
+    """Runs cycles. Everything foreseen ends in their reports; only bugs raise.
+
+    Attributes:
+        busy: The names of instances whose cycle is running.
+    """
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class Collector:
         self.clock = clock
         self.progress = progress
         self.roster = roster
+        self.busy: set[str] = set()
         self._full = False
         self._warned: dict[str, tuple[str, datetime]] = {}  # by instance: what was warned of last, and when
         self._skewed: set[str] = set()
@@ -112,7 +117,11 @@ class Collector:
     async def collect(self, instance: Instance, *, tick: datetime) -> CycleReport:
         """Run one cycle and enter it in the ledger."""
         began = self.clock.monotonic()
-        report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
+        self.busy.add(instance.name)
+        try:
+            report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
+        finally:
+            self.busy.discard(instance.name)
         self._served_at[report.instance] = report.finished_at
         since = None
         try:
@@ -364,7 +373,7 @@ class _Cycle:
             request_ids=tuple(filter(None, (link.request_id, fetched.request_id))),
         )
         same = await ledger.same_as_last(snapshot)
-        if same is not None:
+        if same is not None and await self._collector.archive.store.has(same):
             await part.remove()
             await ledger.enter(replace(snapshot, path=same))
             return Unchanged(file=file, fetched=part.received)

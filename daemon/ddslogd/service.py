@@ -135,13 +135,19 @@ class Service:
             return
         try:
             behind = await streams.book.behind()
-            for series, name in behind:
-                instance = known.get(name)
-                schedule = instance.schedule if instance else self._settings.schedule.when
-                origin = Origin(schedule=schedule, key=instance.id if instance else name)
-                await streams.catch_up(series, origin=origin, note=_unheard)
         except StorageError as exc:
-            log.error("stream.failed", reason=str(exc))
+            log.error("ledger.failed", reason=str(exc))
+            return
+        for series, name in behind:
+            if name in self._collector.busy:  # an older file may be on its way: its cycle sees to the order
+                continue
+            instance = known.get(name)
+            schedule = instance.schedule if instance else self._settings.schedule.when
+            origin = Origin(schedule=schedule, key=instance.id if instance else name)
+            try:
+                await streams.catch_up(series, origin=origin, note=_unheard)
+            except StorageError as exc:
+                log.error("stream.failed", instance=name, reason=str(exc))
 
     async def _refreshed(self) -> tuple[Instance, ...]:
         try:

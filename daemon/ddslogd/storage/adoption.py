@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ddslogd.errors import StorageError
 from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout, livefile, window
 from ddslogd.storage.filesystem import disk
 from ddslogd.storage.logtime import first_time, last_time
+from ddslogd.storage.overlap import Slice, continuation, end_of_lines
 from ddslogd.storage.streambook import StreamPart, StreamState
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddslogd.models import Snapshot
+    from ddslogd.storage.overlap import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +39,13 @@ class Adoption:
 def adoption(directory: Path, series: str, waiting: Sequence[Snapshot]) -> Adoption | None:
     """Look at what is on disk of a stream; None where nothing is. Blocks.
 
-    A snapshot that is older than the last line of the stream has been taken. A newer one may have been too: it had
-    nothing new then, and is compared with the stream itself.
+    The newest snapshot that has something in common with the stream's end says how far the stream has come: those
+    before it were taken, and so was it, unless there are lines behind the stream's end in it.
 
     Args:
         directory: The storage directory.
         series: Of the snapshots; there is one at least.
-        waiting: Those that are not known to be taken.
+        waiting: Those that are not known to be taken, in order of their update time.
 
     Raises:
         StorageError: The disk refuses.
@@ -51,18 +54,35 @@ def adoption(directory: Path, series: str, waiting: Sequence[Snapshot]) -> Adopt
     with disk(live):
         rotated = livefile.rotated_files(live)
         files = [*rotated, *([live] if live.is_file() else [])]
-        written = max((file.stat().st_mtime for file in files), default=None)
-        if written is None:
-            return None
-        taken = [one.key for one in waiting if (directory / one.path).stat().st_mtime <= written]
-    newest = _read(directory, files[-1], series)
-    state = _state(series, waiting[0], newest, live=files[-1] == live)
-    return Adoption(state=state, parts=tuple(_read(directory, file, series) for file in rotated), taken=tuple(taken))
+    if not files:
+        return None
+    with window.opened(files[-1]) as end:
+        size = end_of_lines(end)  # half a line behind it is what a crash left: it is completed, or put aside
+        taken = _taken(directory, Slice(end, size), waiting)
+    newest = replace(_read(directory, files[-1], series), size=size)
+    return Adoption(
+        state=_state(series, waiting[0], newest, live=files[-1] == live),
+        parts=tuple(_read(directory, file, series) for file in rotated),
+        taken=taken,
+    )
+
+
+def _taken(directory: Path, end: Window, waiting: Sequence[Snapshot]) -> tuple[str, ...]:
+    """Give the keys of the snapshots that a stream with this end has taken."""
+    for count in range(len(waiting), 0, -1):
+        try:
+            with window.opened(directory / waiting[count - 1].path) as export:
+                found, whole = continuation(end, export), end_of_lines(export)
+        except StorageError:  # told of where the stream is to take it
+            continue
+        if found is not None:
+            return tuple(one.key for one in waiting[: count if found.start >= whole else count - 1])
+    return ()
 
 
 def _read(directory: Path, file: Path, series: str) -> StreamPart:
     """Describe a file as if it had been rotated away."""
-    with window.opened(file) as lines:
+    with window.opened(file) as lines, disk(file):
         return StreamPart(
             path=file.relative_to(directory).as_posix(),
             series=series,

@@ -136,7 +136,7 @@ MIGRATIONS = (
         cause         TEXT NOT NULL,
         noted_ms      INTEGER NOT NULL,
         cut           INTEGER NOT NULL,
-        PRIMARY KEY (series, path)
+        PRIMARY KEY (series, path, cause)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX gaps_of_age ON gaps (noted_ms);
     """,
@@ -174,16 +174,27 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         ConfigError: Another version of ddslogd wrote it.
         StorageError: There is none, or it cannot be read.
     """
-    # Without a WAL nobody uses it, and then a reader may lack the right to begin one.
-    in_use = path.with_name(f"{path.name}-wal").exists()
-    uri = f"file:{quote(str(path))}?mode=ro{'' if in_use else '&immutable=1'}"
     try:
-        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+        with closing(_read_only(path)) as db:
             _refuse_other_version(db, path)
             yield db
     except sqlite3.Error as exc:
-        text = f"the ledger cannot be read ({exc}): {path}: has the daemon run, and may you read its directory?"
+        text = f"the ledger cannot be read ({exc}): {path}: has the daemon run? If it has, be the service's user"
         raise StorageError(text) from exc
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode=ro"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        db.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        db.close()
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        # Nobody uses it, and a reader may lack the right to make the files beside it that a user makes.
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    return db
 
 
 def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
@@ -243,8 +254,8 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
             path.chmod(0o640)
             small = path.stat().st_size < ALWAYS_CHECKED
         db.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode NORMAL loses no consistency, only the last moments before a power cut; the files tell them again.
-        db.execute("PRAGMA synchronous = NORMAL")
+        # NORMAL would lose the last moments before a power cut, and with them what is in streams already.
+        db.execute("PRAGMA synchronous = FULL")
         if unclean or small:
             _check(db)
         known = _migrate(db, path)

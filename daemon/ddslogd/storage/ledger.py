@@ -139,6 +139,20 @@ class Ledger:
 
         await self.run(write)
 
+    async def adopt(self, *snapshots: Snapshot) -> None:
+        """Enter files that were on disk before; streams that are known to have come further do not take them again."""
+        passed = (
+            "UPDATE snapshots SET taken = 1 WHERE key = ? AND updated_ms <="
+            " (SELECT reference_ms FROM streams WHERE streams.series = snapshots.series)"
+        )
+
+        def write(db: sqlite3.Connection) -> None:
+            for snapshot in snapshots:
+                _write_snapshot(db, snapshot, published=True)
+                db.execute(passed, (snapshot.key,))
+
+        await self.run(write)
+
     async def promised(self) -> tuple[Snapshot, ...]:
         """Give what was about to be published when the last process ended."""
 

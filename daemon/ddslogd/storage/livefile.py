@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BLOCK = 4096  # bytes: a power cut leaves whole blocks of a write, and zeroes for the rest
 _LINE_END = b"\n"
 # The file system cannot, or not between these two files: then the bytes go through this process.
-_NOT_COPIED_BY_THE_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_NOT_COPIED_BY_THE_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +62,14 @@ def append(directory: Path, stream: PurePosixPath, intent: Intent, *, now: datet
     live, base, aside = directory / stream, intent.base, None
     with _text(directory, intent) as text, disk(live):
         make_directories(directory, live.parent)
-        if intent.rotate_to:
+        if intent.rotate_to and inode(live) == intent.rotated_inode:  # else that was done before
             _rename(live, directory / intent.rotate_to)
-        if not _is_as_left(live, base, text):
-            base = 0
-            if os.path.lexists(live) and live.lstat().st_size:
-                aside = free_path(directory, stream, now)
-                _rename(live, directory / aside)
+        # A try before this one may have begun it anew.
+        fits = next((size for size in (base, 0) if _is_as_left(live, size, text)), None)
+        base = fits or 0
+        if fits is None and os.path.lexists(live):
+            aside = free_path(directory, stream, now)
+            _rename(live, directory / aside)
         _write(live, base, text)
     return Appended(base=base, aside=aside)
 
@@ -80,6 +81,18 @@ def free_path(directory: Path, stream: PurePosixPath, moment: datetime) -> PureP
         moment += timedelta(milliseconds=1)
         path = layout.rotated_path(stream, moment)
     return path
+
+
+def inode(live: Path) -> int:
+    """Give the number of a file; 0 where there is none.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    try:
+        return live.lstat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def rotated_files(live: Path) -> list[Path]:
@@ -114,7 +127,8 @@ class _FilePiece:
 
     def _write_some(self, fd: int, at: int, done: int) -> int:
         try:
-            return os.copy_file_range(self.window.fd, fd, self.size - done, self.start + done, at)
+            if copied := os.copy_file_range(self.window.fd, fd, self.size - done, self.start + done, at):
+                return copied
         except OSError as exc:
             if exc.errno not in _NOT_COPIED_BY_THE_KERNEL:
                 raise
@@ -174,10 +188,8 @@ def _text(directory: Path, intent: Intent) -> Iterator[_Text]:
 
 
 def _rename(live: Path, target: Path) -> None:
-    """Rename the live file, unless that was done before."""
-    if os.path.lexists(live) and not os.path.lexists(target):
-        live.rename(target)
-        sync_directory(live.parent)
+    live.rename(target)
+    sync_directory(live.parent)
 
 
 def _is_as_left(live: Path, base: int, text: _Text) -> bool:

@@ -50,7 +50,7 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
     adopter, newest = _Adopter(store, names, now), _newest(missing)
     adopted = [one for key in missing if (one := await adopter.adopt(key, newest=key in newest)) is not None]
     if adopted:
-        await ledger.enter(*adopted)
+        await ledger.adopt(*adopted)
         log.warning("ledger.adopted", files=len(adopted))
 
 

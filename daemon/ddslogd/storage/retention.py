@@ -23,7 +23,7 @@ from ddslogd.models import Gap, GapCause, LogKind
 from ddslogd.pacing import EPOCH
 from ddslogd.storage import database, shippers
 from ddslogd.storage.database import moment_of, moment_or_none
-from ddslogd.storage.filesystem import disk
+from ddslogd.storage.filesystem import disk, unbroken
 from ddslogd.storage.ledger import FILE_NAME
 from ddslogd.storage.shippers import Shipper
 from ddslogd.storage.streambook import StreamBook
@@ -149,6 +149,7 @@ class Retention:
 
     async def _run(self) -> tuple[Removal, ...]:
         self._ran_at = self._clock.now()
+        await self._forget_what_others_removed()
         chosen = await self._planned()
         removed = await self._remove(chosen)
         if len(removed) < len(chosen):  # others go in their place
@@ -183,18 +184,35 @@ class Retention:
         self._told = False
         return books
 
+    async def _forget_what_others_removed(self) -> None:
+        """Take the files out of the books that an operator has removed: they make no room any more."""
+        book = StreamBook(self._ledger)
+        gone = await asyncio.to_thread(_gone, self._settings.directory, await book.parts())
+        if gone:
+            await book.forget_files(gone)
+
     async def _remove(self, removals: Sequence[Removal]) -> tuple[Removal, ...]:
-        """Note what is lost, remove the files, note that they are gone; give those that are."""
-        now, gone = self._clock.now(), set[str]()
-        lost = [(removal.file.series, _loss(removal.file, now)) for removal in removals if removal.unshipped]
-        if lost:
-            await StreamBook(self._ledger).enter_gaps(lost)
-        for start in range(0, len(removals), BATCH):
-            files = [removal.file for removal in removals[start : start + BATCH]]
-            paths = await asyncio.to_thread(_unlink, self._settings.directory, files)
-            await StreamBook(self._ledger).forget_files(paths)
-            gone.update(paths)
+        """Remove files, first those that nobody misses; give those that are gone."""
+        gone: set[str] = set()
+        for unshipped in (False, True):
+            group = [removal for removal in removals if removal.unshipped is unshipped]
+            for start in range(0, len(group), BATCH):
+                gone.update(await self._remove_batch(group[start : start + BATCH]))
         return tuple(removal for removal in removals if removal.file.path in gone)
+
+    @unbroken
+    async def _remove_batch(self, removals: Sequence[Removal]) -> list[str]:
+        """Note what is lost, remove the files, note that they are gone; give the paths of those that are."""
+        book, now = StreamBook(self._ledger), self._clock.now()
+        unshipped = [removal.file for removal in removals if removal.unshipped]
+        if unshipped:
+            await book.enter_gaps([(file.series, _loss(file, now)) for file in unshipped])
+        gone = await asyncio.to_thread(_unlink, self._settings.directory, [removal.file for removal in removals])
+        await book.forget_files(gone)
+        kept = {file.path for file in unshipped}.difference(gone)
+        if kept:
+            await book.take_back(sorted(kept))
+        return gone
 
 
 class Books(Protocol):
@@ -280,13 +298,14 @@ class _Shelf:
 
     def snapshots(self, *, series: str = "") -> Iterator[Kept]:
         """Give the snapshots, but for those not taken, the newest of each series, and what its stream compares with."""
+        scope = "s.series = ?" if series else "? = ''"  # an index finds one series
         rows = self._db.execute(
-            "SELECT key, series, instance, log, node, size, updated_ms, first_ms, last_ms FROM snapshots AS s"
-            " WHERE published AND present AND (taken OR NOT ?) AND (? IN ('', series))"
+            "SELECT key, series, instance, log, node, size, updated_ms, first_ms, last_ms FROM snapshots AS s"  # noqa: S608  # one of two constants
+            f" WHERE {scope} AND published AND present AND (taken OR NOT ?)"
             " AND NOT EXISTS (SELECT 1 FROM streams WHERE streams.series = s.series AND reference = s.key)"
             " AND key != (SELECT path FROM snapshots AS n WHERE n.series = s.series AND n.published"
             " ORDER BY n.updated_ms DESC LIMIT 1) ORDER BY updated_ms, key",
-            (self._streamed, series),
+            (series, self._streamed),
         )
         return (_kept(FileKind.SNAPSHOT, row) for row in rows)
 
@@ -400,6 +419,11 @@ def _loss(file: Kept, now: datetime) -> Gap:
         cut=False,
         path=file.path,
     )
+
+
+def _gone(directory: Path, paths: Sequence[str]) -> list[str]:
+    with disk(directory):
+        return [path for path in paths if not os.path.lexists(directory / path)]
 
 
 def _unlink(directory: Path, files: Sequence[Kept]) -> list[str]:

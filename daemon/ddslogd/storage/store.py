@@ -145,6 +145,16 @@ class Store:
                 return ""
             return await asyncio.to_thread(md5_of, path)
 
+    async def has(self, key: str) -> bool:
+        """Tell whether there is a file at a snapshot's path.
+
+        Raises:
+            StorageError: The disk does not say.
+        """
+        path = self._directory / key
+        with disk(path):
+            return await asyncio.to_thread(path.exists)
+
     async def size_of(self, key: str) -> int:
         """Give the bytes of a published snapshot.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from ddslogd.errors import StorageError
 from ddslogd.models import Advance, Gap
 from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout, livefile, window
@@ -22,7 +23,7 @@ from ddslogd.storage.adoption import adoption
 from ddslogd.storage.blame import cause_of_gap
 from ddslogd.storage.filesystem import disk, sync_directory, unbroken
 from ddslogd.storage.logtime import first_time, last_time, line_time
-from ddslogd.storage.overlap import Continuation, How, Slice, continuation, end_of_lines
+from ddslogd.storage.overlap import READ, Continuation, How, Slice, continuation, end_of_lines
 from ddslogd.storage.streambook import Intent, Piece, StreamBook, StreamPart, StreamState
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 AT_ONCE = 2  # streams that compare and write; more would only wait for the same disk
+LEAVE_SNAPSHOTS = "leave a node's newest snapshots where they are; where lines are missing now, a gap is told of"
 _LINE_HEAD = 256  # bytes, in which a line's time stands
 
 
@@ -122,12 +124,16 @@ class Streams:
         Raises:
             StorageError: The disk or the ledger refuses.
         """
+        aside = await self._put_aside(series)
+        await self.catch_up(series, origin=origin, note=note)
+        return aside
+
+    @unbroken
+    async def _put_aside(self, series: str) -> Path | None:
         live = self._directory / layout.stream_path(series)
         aside = live.parent / f".replaced.{layout.stamp(self._clock.now())}"
-        moved = await asyncio.to_thread(_move_all, live, aside)
-        await self.book.begin_anew(series)
-        await self.catch_up(series, origin=origin, note=note)
-        return aside if moved else None
+        await self.book.begin_anew(series)  # first: a stream that is on disk and not in the books is adopted
+        return aside if await asyncio.to_thread(_move_all, live, aside) else None
 
     async def note_gone(self, instance: str) -> None:
         """Note that the cloud has no such instance any more: what it wrote since its last export is lost.
@@ -142,32 +148,45 @@ class Streams:
     async def _settle(self, series: str) -> None:
         """Carry out what was begun, and get to know what is on disk."""
         state = await self.book.state(series)
+        if state is not None and state.intent is not None:
+            if await self._is_there(state.intent.lines.path):
+                await self._carry_out(state, await self._as_far_as_there(state.intent))
+                return
+            path = state.intent.lines.path
+            log.error("stream.source_gone", instance=state.instance, path=path, todo=LEAVE_SNAPSHOTS)
+            await self.book.abandon(series, state.intent)
+            state = None
         if state is None:
-            waiting = await self.book.waiting(series)
-            found = await asyncio.to_thread(adoption, self._directory, series, waiting) if waiting else None
-            if found is not None:
-                log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
-                await self.book.adopt(found.state, parts=found.parts, taken=found.taken)
-        elif state.intent is not None:
-            if self._has_sources(state.intent):
-                await self._carry_out(state, state.intent)
-            else:  # what is appended next finds where it belongs by the snapshot before
-                log.error("stream.source_gone", instance=state.instance, path=state.intent.lines.path)
-                await self.book.abandon(state)
+            await self._adopt(series)
 
-    def _has_sources(self, intent: Intent) -> bool:
-        pieces = [intent.lines, *([intent.unfinished] if intent.unfinished else [])]
-        return all((self._directory / piece.path).exists() for piece in pieces)
+    async def _adopt(self, series: str) -> None:
+        waiting = await self.book.waiting(series)
+        found = await asyncio.to_thread(adoption, self._directory, series, waiting) if waiting else None
+        if found is not None:
+            log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
+            await self.book.adopt(found.state, parts=found.parts, taken=found.taken)
+
+    async def _as_far_as_there(self, intent: Intent) -> Intent:
+        there = intent.unfinished is None or await self._is_there(intent.unfinished.path)
+        return intent if there else replace(intent, unfinished=None)
+
+    async def _is_there(self, path: str) -> bool:
+        return await asyncio.to_thread(_exists, self._directory / path)
 
     @unbroken
     async def _take(self, snapshot: Snapshot, series: str, origin: Origin) -> Advance | None:
         """Append what a snapshot has that its stream has not; None where there is no such file any more."""
-        if not (self._directory / snapshot.path).exists():
-            log.warning("stream.snapshot_gone", instance=snapshot.file.instance, path=snapshot.path)
-            await self.book.pass_over([snapshot.key], gone=True)
-            return None
         state = await self.book.state(series) or _fresh(series, snapshot, self._clock.now())
-        find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
+        try:
+            find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
+        except StorageError as exc:
+            if await asyncio.to_thread(_is_readable, self._directory / snapshot.path):
+                raise
+            await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
+            return None
+        if find.lost and snapshot.file.updated_at < state.reference_at:
+            await self._pass_over(snapshot, "it is older than the stream's end, and has nothing in common with it")
+            return None
         if find.lost:
             intent = await self._with_gap(state, intent, origin, cut=cut)
         if find.end == 0:  # not one whole line: the next snapshot is compared with the last one
@@ -184,6 +203,17 @@ class Streams:
             took=snapshot.file.updated_at - state.reference_at if state.reference else None,
             gap=intent.gap,
         )
+
+    async def _pass_over(self, snapshot: Snapshot, reason: str, *, gone: bool = False) -> None:
+        """Go on without a snapshot; where that leaves lines out, the next one shows a gap."""
+        log.warning(
+            "stream.passed_over",
+            instance=snapshot.file.instance,
+            path=snapshot.path,
+            reason=reason,
+            todo=LEAVE_SNAPSHOTS if gone else "see the file; where lines are missing now, a gap is told of",
+        )
+        await self.book.pass_over([snapshot.key], gone=gone)
 
     def _look(self, state: StreamState, snapshot: Snapshot) -> tuple[_Find, Intent, bool]:
         """Find where the snapshot goes on; blocks. Gives whether its new lines begin within one, too."""
@@ -206,7 +236,7 @@ class Streams:
     def _last(self, state: StreamState) -> Iterator[Window | None]:
         """Give the end of what was delivered: of the last snapshot, or of the stream itself where that is gone."""
         live = self._directory / layout.stream_path(state.series)
-        if state.reference and (self._directory / state.reference).exists():
+        if state.reference and _exists(self._directory / state.reference):
             with window.opened(self._directory / state.reference) as last:
                 yield Slice(last, min(state.delivered, last.size))
         else:
@@ -224,14 +254,18 @@ class Streams:
         too_large = state.size + intent.size > self._rotate.size
         if not (state.size and intent.size and (too_large or now - state.born_at >= self._rotate.every)):
             return intent
-        target = livefile.free_path(self._directory, layout.stream_path(state.series), now)
-        return replace(intent, rotate_to=target.as_posix(), base=0)
+        stream = layout.stream_path(state.series)
+        with disk(self._directory / stream):
+            target = livefile.free_path(self._directory, stream, now)
+            inode = livefile.inode(self._directory / stream)
+        return replace(intent, rotate_to=target.as_posix(), rotated_inode=inode, base=0)
 
     async def _with_gap(self, state: StreamState, intent: Intent, origin: Origin, *, cut: bool) -> Intent:
         """Add what a gap adds: its note, and the line that waited for an end which does not come any more."""
         gap = await self.book.gap(state.series, intent.lines.path)  # known where a stream is rebuilt
         if gap is None:
-            past, since, until = await self.book.past(state), state.reference_at, intent.updated_at
+            past, until = await self.book.past(state), intent.updated_at
+            since = max(state.reference_at, state.delivered_at or EPOCH)
             gap = Gap(
                 instance=state.instance,
                 log=state.log,
@@ -247,9 +281,10 @@ class Streams:
 
     def _unfinished(self, state: StreamState) -> Piece | None:
         path = self._directory / state.reference
-        if not state.reference or not path.exists():
+        if not state.reference or not _exists(path):
             return None
-        size = path.stat().st_size
+        with disk(path):
+            size = path.stat().st_size
         return Piece(path=state.reference, start=state.delivered, end=size) if size > state.delivered else None
 
     async def _carry_out(self, state: StreamState, intent: Intent) -> None:
@@ -261,20 +296,27 @@ class Streams:
         after = state.after(intent, base=done.base, now=now)
         aside = [done.aside.as_posix()] if done.aside else []
         rotated = [intent.rotate_to] if intent.rotate_to else []
-        parts = [self._part(state, path, now) for path in (*rotated, *aside) if (self._directory / path).exists()]
+        parts = await asyncio.to_thread(self._parts, state, [*rotated, *aside], now)
         await self.book.commit(after, intent, parts=parts)
         self._tell(state, intent, done)
 
-    def _part(self, state: StreamState, path: str, now: datetime) -> StreamPart:
-        size = (self._directory / path).stat().st_size
-        return StreamPart(
-            path=path,
-            series=state.series,
-            size=size,
-            first_at=state.first_at,
-            last_at=state.last_at,
-            rotated_at=now,
-        )
+    def _parts(self, state: StreamState, paths: Sequence[str], now: datetime) -> list[StreamPart]:
+        """Describe the files that were rotated away, as far as they are there; blocks."""
+        parts = []
+        for path in paths:
+            if _exists(self._directory / path):
+                with disk(self._directory / path):
+                    size = (self._directory / path).stat().st_size
+                part = StreamPart(
+                    path=path,
+                    series=state.series,
+                    size=size,
+                    first_at=state.first_at,
+                    last_at=state.last_at,
+                    rotated_at=now,
+                )
+                parts.append(part)
+        return parts
 
     def _tell(self, state: StreamState, intent: Intent, done: livefile.Appended) -> None:
         told = log.bind(instance=state.instance, node=state.node, log=state.log.value)
@@ -304,6 +346,25 @@ def _find(delivered: Window | None, export: Window, *, began: bool) -> _Find:
             return _Find(start=start, end=end, full=start < delivered.size)
         case Continuation(start=start):
             return _Find(start=start, end=end, full=True)
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether a file is there; blocks.
+
+    Raises:
+        StorageError: The disk does not say.
+    """
+    with disk(path):
+        return path.exists()
+
+
+def _is_readable(path: Path) -> bool:
+    """Tell whether a whole file can be read; blocks."""
+    try:
+        with window.opened(path) as file:
+            return all(file.read(start, READ) for start in range(0, file.size, READ))
+    except StorageError:
+        return False
 
 
 def _fresh(series: str, snapshot: Snapshot, now: datetime) -> StreamState:

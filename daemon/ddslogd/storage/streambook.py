@@ -49,6 +49,7 @@ class Intent:
         lines: Those of it that are new; may be empty.
         unfinished: Where a gap follows: the line that waited for its end, which is appended with a line end of its own.
         rotate_to: The path that the live file takes before; empty where it is not rotated.
+        rotated_inode: The number of that live file.
         base: Bytes of the live file before.
         delivered: Bytes of the snapshot up to its last line end.
         updated_at: Of the snapshot.
@@ -61,6 +62,7 @@ class Intent:
     lines: Piece
     unfinished: Piece | None = None
     rotate_to: str = ""
+    rotated_inode: int = 0
     base: int
     delivered: int
     updated_at: datetime
@@ -302,11 +304,17 @@ class StreamBook:
 
         await self._ledger.run(write)
 
-    async def abandon(self, state: StreamState) -> None:
-        """Note that what is about to be appended cannot be: the snapshot's file is gone."""
-        if state.intent is not None:
-            await self._ledger.run(lambda db: _write_state(db, replace(state, intent=None)))
-            await self.pass_over([state.intent.snapshot], gone=True)
+    async def abandon(self, series: str, intent: Intent) -> None:
+        """Note that what is about to be appended cannot be: the snapshot's file is gone.
+
+        How much of it was is on disk alone: the stream is forgotten, and adopted from there.
+        """
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM streams WHERE series = ?", (series,))
+            db.execute("UPDATE snapshots SET taken = 1, present = 0 WHERE key = ?", (intent.snapshot,))
+
+        await self._ledger.run(write)
 
     async def pass_over(self, keys: Sequence[str], *, gone: bool = False) -> None:
         """Note that streams need not take these snapshots; with ``gone``: for they have no file any more."""
@@ -345,6 +353,14 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
+    async def parts(self) -> tuple[str, ...]:
+        """Give the paths of all files that were rotated away and are there, as far as is known."""
+
+        def ask(db: sqlite3.Connection) -> tuple[str, ...]:
+            return tuple(path for (path,) in db.execute("SELECT path FROM stream_parts"))
+
+        return await self._ledger.run(ask)
+
     async def forget_files(self, paths: Sequence[str]) -> None:
         """Note that these snapshots and rotated files are not on disk any more."""
 
@@ -355,11 +371,21 @@ class StreamBook:
 
         await self._ledger.run(write)
 
+    async def take_back(self, paths: Sequence[str]) -> None:
+        """Note that these files, which were about to make room, are there still."""
+
+        def write(db: sqlite3.Connection) -> None:
+            query = "DELETE FROM gaps WHERE path = ? AND cause = ?"
+            db.executemany(query, [(path, GapCause.EVICTED_UNSHIPPED) for path in paths])
+
+        await self._ledger.run(write)
+
     async def gap(self, series: str, path: str) -> Gap | None:
         """Give the gap before a file, if one is known."""
 
         def ask(db: sqlite3.Connection) -> Gap | None:
-            row = db.execute("SELECT * FROM gaps WHERE series = ? AND path = ?", (series, path)).fetchone()
+            query = "SELECT * FROM gaps WHERE series = ? AND path = ? AND cause != ?"
+            row = db.execute(query, (series, path, GapCause.EVICTED_UNSHIPPED)).fetchone()
             return _read_gap(row) if row else None
 
         return await self._ledger.run(ask)
