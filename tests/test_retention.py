@@ -630,6 +630,16 @@ async def test_only_what_was_removed_is_told_as_removed(shelf: Shelf) -> None:
     assert ([removal.file.path for removal in removed], told) == ([second], [(1, 100)])
 
 
+async def test_what_could_not_be_removed_is_no_gap_and_what_was_is(shelf: Shelf, tmp_path: Path) -> None:
+    parts = await shelf.stream(3 * DAY, 2 * DAY)
+    obstruct(shelf.directory / parts[0])
+
+    shipper = {"kind": "promtail", "registry": str(tmp_path / "nowhere")}
+    await shelf.retention(keep_free=PLENTY, shipper=shipper).run()
+
+    assert [(gap.path, gap.cause) for gap in shelf.gaps()] == [(parts[1], "evicted unshipped")]
+
+
 async def test_another_file_goes_in_the_place_of_one_that_cannot_be_removed(shelf: Shelf) -> None:
     """There is as much on disk as before: what is too much is too much still."""
     parts = await shelf.stream(3 * DAY, 2 * DAY, DAY)

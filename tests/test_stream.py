@@ -169,9 +169,77 @@ async def test_a_ledger_that_is_damaged_while_running_doubles_nothing_after_the_
                         file.write(bytes(8192))
                     await cycle(bed, clock)
             else:
-                await cycle(bed, clock)
+                with structlog.testing.capture_logs() as events:
+                    await cycle(bed, clock)
+                assert [event for event in events if event["event"] == "stream.passed_over"] == []
 
         assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE), ())
+
+
+async def test_snapshots_that_a_start_adopts_are_not_taken_again(bed: Bed, clock: ManualClock) -> None:
+    async with bed.cloud(window=1500) as cloud:
+        for generation in range(6):
+            cloud.write(NODE, lines(generation * 10, generation * 10 + 10))
+            await cycle(bed, clock)
+        with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db, db:
+            db.execute("DELETE FROM snapshots WHERE updated_ms < (SELECT max(updated_ms) FROM snapshots)")
+        cloud.write(NODE, lines(60, 70))
+        with structlog.testing.capture_logs() as events:
+            await cycle(bed, clock)
+
+        assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE), ())
+    warned = [event["event"] for event in events if event["log_level"] == "warning"]
+    assert warned == ["ledger.adopted"]
+
+
+async def test_an_export_that_has_the_bytes_of_one_that_was_removed_is_stored(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock
+) -> None:
+    """Removed before its stream had taken it: its lines are nowhere else."""
+    async with bed.open():
+        sandbox.write(NODE, lines(0, 10))
+        await cycle(bed, clock)
+        bed.files()[0].unlink()
+        report = await cycle(bed, clock)
+
+    assert (report.stored, [path.read_bytes() for path in bed.files()]) == (1, [lines(0, 10)])
+
+
+async def test_snapshots_that_come_back_to_the_ledger_are_not_taken_again(shelf: Shelf) -> None:
+    """Nor is one word said of them."""
+    entries = []
+    for number in range(0, 60, 20):
+        entries.append(await shelf.give(lines(number, number + 25)))
+        await shelf.take()
+    with closing(sqlite3.connect(shelf.directory / "ledger.sqlite3")) as db, db:
+        db.execute("DELETE FROM snapshots WHERE updated_ms < (SELECT max(updated_ms) FROM snapshots)")
+    await shelf.ledger.adopt(*entries[:2])
+    with structlog.testing.capture_logs() as events:
+        await shelf.take()
+
+    assert (shelf.content(), shelf.gaps(), events) == (lines(0, 65), (), [])
+
+
+async def test_half_a_line_that_a_crash_left_is_completed_though_the_ledger_is_lost(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    ledger = Ledger(tmp_path)
+    await ledger.open()
+    shelf = Shelf(tmp_path, clock, ledger, Rotate())
+    await shelf.deliver(lines(0, 10))
+    with shelf.live.open("ab") as file:
+        file.write(line(10)[:15])
+    await ledger.close()
+    for path in tmp_path.glob("ledger*"):
+        path.unlink()
+
+    again = Ledger(tmp_path)
+    await again.open()
+    shelf = Shelf(tmp_path, clock, again, Rotate())
+    await shelf.deliver(lines(5, 15))
+    await again.close()
+
+    assert (shelf.live.read_bytes(), shelf.rotated) == (lines(0, 15), [])
 
 
 async def test_a_gap_is_kept_told_counted_and_bounded_by_the_log_s_own_times(

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,10 @@ class Torture:
 
     def stream(self, node: str) -> bytes:
         directory = self.directory / "logs" / "streams" / "solo"
-        live = directory / f"{node}.log"
-        return b"".join(path.read_bytes() for path in [*sorted(directory.glob(f"{node}.log.*")), live])
+        paths = [*sorted(directory.glob(f"{node}.log.*")), directory / f"{node}.log"]
+        with suppress(FileNotFoundError):  # not begun yet
+            return b"".join(path.read_bytes() for path in paths)
+        return b""
 
     def whole_lines(self, node: str) -> bytes:
         data = self.kept(node)[-1]
