@@ -615,6 +615,16 @@ async def test_where_the_last_snapshot_is_gone_the_stream_itself_is_compared_wit
     assert (shelf.content(), shelf.gaps()) == (lines(0, 14), ())
 
 
+async def test_where_the_last_snapshot_cannot_be_read_the_stream_itself_is_compared_with(shelf: Shelf) -> None:
+    snapshot = await shelf.give(lines(0, 10))
+    await shelf.take()
+    (shelf.directory / snapshot.path).unlink()
+    (shelf.directory / snapshot.path).mkdir()
+    await shelf.deliver(lines(6, 14), lines(9, 20))
+
+    assert (shelf.content(), shelf.gaps()) == (lines(0, 20), ())
+
+
 async def test_where_both_are_gone_it_is_a_gap(shelf: Shelf) -> None:
     snapshot = await shelf.give(lines(0, 10))
     await shelf.take()

@@ -180,10 +180,13 @@ class Streams:
         try:
             find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
         except StorageError as exc:
-            if await asyncio.to_thread(_is_readable, self._directory / snapshot.path):
+            if not await asyncio.to_thread(_is_readable, self._directory / snapshot.path):
+                await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
+                return None
+            if await asyncio.to_thread(_is_readable, self._directory / state.reference):
                 raise
-            await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
-            return None
+            state = replace(state, reference="")  # it is compared with the stream itself
+            find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
         if find.lost and snapshot.file.updated_at < state.reference_at:
             await self._pass_over(snapshot, "it is older than the stream's end, and has nothing in common with it")
             return None
