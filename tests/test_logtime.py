@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from random import Random
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 123_000, tzinfo=UTC)
 SECOND = MOMENT.replace(microsecond=0)
+MEBIBYTE = 1024 * 1024
 FIRST, LAST = SECOND.replace(hour=1), SECOND.replace(hour=23)
 
 WRITERS = [mongod.json_line, mongod.text_line, slowquery.json_line, slowquery.text_line]
@@ -150,11 +152,21 @@ def test_what_does_not_begin_with_a_time_has_none(line: bytes) -> None:
     assert line_time(line) is None
 
 
+def test_a_time_without_a_zone_is_utc_wherever_the_daemon_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Shanghai")
+        time.tzset()
+        moment = line_time(b"2026-01-02T03:04:05.123 E")
+    time.tzset()
+
+    assert moment == MOMENT
+
+
 @given(moment=milliseconds, zone=zones, name=st.sampled_from([b'{"t":{"$date":"%s"}}', b"%s E"]))
 def test_a_time_is_given_in_utc_whatever_its_zone(moment: datetime, zone: timezone, name: bytes) -> None:
-    time = line_time(name % moment.astimezone(zone).isoformat(timespec="milliseconds").encode())
+    read = line_time(name % moment.astimezone(zone).isoformat(timespec="milliseconds").encode())
 
-    assert (time, time and time.tzinfo) == (moment, UTC)
+    assert (read, read and read.tzinfo) == (moment, UTC)
 
 
 @given(moment=milliseconds)
@@ -170,9 +182,9 @@ def test_a_time_in_milliseconds_is_exact(moment: datetime) -> None:
     | st.from_regex(rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,12})?([+-]\d{2}:?\d{2}|Z)? ")
 )
 def test_any_line_has_a_time_in_utc_or_none(line: bytes) -> None:
-    time = line_time(line)
+    read = line_time(line)
 
-    assert time is None or time.tzinfo is UTC
+    assert read is None or read.tzinfo is UTC
 
 
 @given(moment=milliseconds, padding=st.integers(0, 4))
@@ -236,7 +248,7 @@ def _reads_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def test_the_first_and_the_last_time_are_those_of_the_lines_in_the_range(log: bytes, cuts: tuple[int, int]) -> None:
     """Wherever it begins and ends, also within a line."""
     start, end = sorted(min(cut, len(log)) for cut in cuts)
-    times = [time for line in log[start:end].split(b"\n") if (time := line_time(line))]
+    times = [read for line in log[start:end].split(b"\n") if (read := line_time(line))]
 
     found = (first_time(Held(log), start, end), last_time(Held(log), start, end))
 
@@ -284,33 +296,43 @@ def test_a_megabyte_of_the_end_of_a_cut_line_hides_no_time() -> None:
 @pytest.mark.parametrize("content", [b"\n", b"x", b"  at x\n", b" "], ids=["no lines", "one", "many", "blanks"])
 def test_not_more_than_a_mebibyte_is_looked_at(content: bytes) -> None:
     """From the range's beginning, and from its end."""
-    filling = (content * logtime.REACH)[: logtime.REACH - 1] + b"\n"
+    filling = (content * MEBIBYTE)[: MEBIBYTE - 1] + b"\n"
     log = Watched(line_at(FIRST) + filling + line_at(SECOND) + filling + line_at(LAST))
     start, end = len(line_at(FIRST)), log.size - len(line_at(LAST))
 
     assert first_time(log, start, end) is None
-    assert (log.lowest, log.highest <= start + logtime.REACH) == (start, True)
+    assert (log.lowest, log.highest <= start + MEBIBYTE) == (start, True)
     log.reads.clear()
     assert last_time(log, start, end) is None
-    assert (log.lowest >= end - logtime.REACH, log.highest) == (True, end)
-    assert log.total <= 1.01 * logtime.REACH
+    assert (log.lowest >= end - MEBIBYTE, log.highest) == (True, end)
+    assert log.total <= 1.01 * MEBIBYTE
 
 
-@pytest.mark.parametrize("margin", [0, 1, 2, 127, 128, 129])
-def test_a_time_at_the_edge_of_the_reach_is_whole_or_none(margin: int) -> None:
-    """A piece of one would be another moment: here, one in another zone."""
+@pytest.mark.parametrize("before_the_edge", [1, 31, 32, 127, 128, 129, 130])
+def test_a_time_at_the_edge_of_the_first_mebibyte_is_whole_or_none(before_the_edge: int) -> None:
+    """A piece of it would be another moment, in another zone. So it is read from BEGINNING bytes or not."""
+    log = Held(b"x" * (MEBIBYTE - before_the_edge - 1) + b"\n2026-01-02T11:04:05.123+08:00 E\n")
+
+    expected = MOMENT if before_the_edge > logtime.BEGINNING else None
+
+    assert expected == first_time(log, 0, log.size)
+
+
+@pytest.mark.parametrize("behind_the_edge", [0, 1, 2])
+def test_a_line_that_begins_at_the_edge_of_the_last_mebibyte_needs_the_line_end_before_it(behind_the_edge: int) -> None:
+    """Which must be within, as it shows that there a line begins."""
     line = b"2026-01-02T11:04:05.123+08:00 E\n"
-    before = Held(b"x" * (logtime.REACH - len(line) - margin) + b"\n" + line)
-    after = Held(b"x\n" + line + b"y" * (logtime.REACH - len(line) - margin))
+    log = Held(b"x\n" + line + b"y" * (MEBIBYTE - len(line) - behind_the_edge))
 
-    assert first_time(before, 0, before.size) in {MOMENT, None}
-    assert last_time(after, 0, after.size) == (MOMENT if margin else None)
+    expected = MOMENT if behind_the_edge else None
+
+    assert expected == last_time(log, 0, log.size)
 
 
-def test_mostly_one_read_is_enough() -> None:
+def test_mostly_one_small_read_is_enough() -> None:
     log = Watched(b"".join(line_at(FIRST + timedelta(seconds=second)) for second in range(50_000)))
 
     first_time(log, 0, log.size)
     last_time(log, 0, log.size)
 
-    assert log.total <= 2 * (logtime.READ + logtime.BEGINNING + 1)
+    assert (len(log.reads), log.total < 100_000) == (2, True)

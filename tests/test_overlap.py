@@ -81,6 +81,13 @@ def by_force(delivered: bytes, export: bytes) -> Continuation | None:
     return None if end is None else Continuation(start=end, how=How.BLOCK)
 
 
+ENDS = [b"", b"a", b"b"]
+
+
+def repeated(unit: bytes, size: int) -> bytes:
+    return (unit * (size // len(unit) + 1))[:size]
+
+
 letters = st.text("ab\n", max_size=40).map(str.encode)
 few_lines = st.lists(st.sampled_from([b"\n", b"a\n", b"b\n", b"ab\n", b"ba\n"]), max_size=40).map(b"".join)
 
@@ -123,6 +130,25 @@ def test_the_longest_border_of_all_short_texts_is_the_one_found_by_force() -> No
     assert wrong == []
 
 
+@pytest.mark.parametrize("unit", [b"ab", b"aab", b"aabab"])
+def test_the_longest_border_of_texts_that_stop_repeating_themselves_is_the_one_found_by_force(unit: bytes) -> None:
+    """Both or one of them, sooner or later, and the first after a letter that is out of step."""
+    sizes = range(22)
+    tails = [
+        before + repeated(unit, n) + after for before in (b"", b"a", b"b") for n in sizes for after in [*ENDS, unit]
+    ]
+    heads = [repeated(unit, n) + after for n in sizes for after in (*ENDS, b"\n" * 9)]
+
+    wrong = [
+        (tail, head)
+        for tail in tails
+        for head in heads
+        if overlap._longest_border(tail, head) != border_by_force(tail, head)
+    ]
+
+    assert wrong == []
+
+
 @of_any_size
 @many
 @given(pair=pairs())
@@ -151,6 +177,8 @@ def test_the_longest_overlap_is_the_longest_border_wherever_it_is_looked_for(pai
 @example(pair=(b"abc\ndef\n", b"ab"))
 @example(pair=(b"abc\ndef\n", b"c\nde"))
 @example(pair=(b"a\n" * 40 + b"b\nc\n", b"a\n" * 9 + b"b\n"))
+@example(pair=(b"b\nab\nc\nd\n", b"b\nc\n"))  # stands within a line only, and beyond the tries
+@example(pair=(b"b\n", b"aaaa\nb\n"))  # the line ends where the export does, and where a search does
 def test_an_export_continues_where_the_rules_say(pair: tuple[bytes, bytes]) -> None:
     """Lines that repeat themselves included: then the longest overlap is right by definition, and may not be in truth.
 
@@ -503,9 +531,10 @@ def test_of_a_block_that_stands_twice_the_first_counts() -> None:
     assert continued(LINES, export) == (How.BLOCK, b"".join([b"between\n", *LINES[-32:], *NEW]))
 
 
-def test_more_lines_count_before_fewer() -> None:
+@pytest.mark.parametrize(("fewer", "more"), [(16, 32), (8, 16), (4, 8)])
+def test_more_lines_count_before_fewer(fewer: int, more: int) -> None:
     """Though the fewer stand in it earlier."""
-    export = [b"header\n", *LINES[-16:], b"between\n", *LINES[-32:], *NEW]
+    export = [b"header\n", *LINES[-fewer:], b"between\n", *LINES[-more:], *NEW]
 
     assert continued(LINES, export) == (How.BLOCK, b"".join(NEW))
 
@@ -582,10 +611,6 @@ class Counted:
         read = self.content[start : start + size]
         self.reads.count(len(read))
         return read
-
-
-def repeated(unit: bytes, size: int) -> bytes:
-    return (unit * (size // len(unit) + 1))[:size]
 
 
 END = b"the end of what was delivered\n"

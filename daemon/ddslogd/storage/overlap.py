@@ -132,10 +132,10 @@ def _overlap(delivered: Window, export: Window) -> tuple[int, bool]:
 
 
 def _stands_in(delivered: bytes, export: bytes) -> bool:
-    """Tell whether all of the export was delivered before, with a whole line of it."""
+    """Tell whether all of the export was delivered before, with a whole line of it; the first place has been tried."""
     if export.count(b"\n") > 1:  # wherever it stands, the second line is a whole one
         return export in delivered
-    return b"\n" in export and b"\n" + export in b"\n" + delivered
+    return b"\n" in export and b"\n" + export in delivered
 
 
 def _places(window: Window, needle: bytes) -> Iterator[int]:
