@@ -131,7 +131,8 @@ def _show(console: Console, directory: Path, sandbox: Sandbox) -> bool:
     Console(width=max(console.width, 250)).print(tree, highlight=False)
     snapshots, streams = counts[layout.SNAPSHOTS], counts[layout.STREAMS]
     said = "each byte for byte what the cloud exported" if good else "NOT ALL AS EXPORTED"
-    console.print(f"{snapshots} snapshots, {streams} streams, {said}; in a stream every line stands once.")
+    text = f"{snapshots} snapshots, {streams} streams, {said}; in a stream every line stands once."
+    console.print(text, soft_wrap=True)
     return good and snapshots > 0 and streams > 0
 
 
