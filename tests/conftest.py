@@ -8,6 +8,8 @@ import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -18,12 +20,14 @@ from ddslogd import config
 from ddslogd.operate.progress import Silent
 from ddslogd.sandbox import Sandbox, configuration, single
 from ddslogd.service import Service, opened
+from ddslogd.storage import database
+from ddslogd.storage.streambook import gaps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from ddslogd.models import CycleReport, Instance, Progress
+    from ddslogd.models import CycleReport, Gap, Instance, Progress
 
 # The looptime plugin asks for the thread's event loop before tests that have none. Python then makes one that nobody
 # closes, and warns of it in some later test; told that there is none, it does not.
@@ -72,6 +76,49 @@ class ManualClock:
 
     def forward(self, **passed: float) -> None:
         self.time += timedelta(**passed)
+
+
+class LoopClock:
+    """Policy time that goes with the event loop's; the wall clock can be set while the steady one goes on."""
+
+    def __init__(self) -> None:
+        self.set_by = timedelta(0)
+
+    def now(self) -> datetime:
+        return START + self.set_by + timedelta(seconds=round(self.monotonic(), 3))
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class TurnClock(ManualClock):
+    """Policy time for parts that wait beside each other: when all of them sleep, it moves to whose turn is next."""
+
+    def __init__(self, sleepers: int) -> None:
+        super().__init__()
+        self.passed: Callable[[timedelta], None] = lambda _: None
+        self._sleepers = sleepers
+        self._asleep: list[tuple[datetime, int, asyncio.Future[None]]] = []
+        self._number = count()
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        heappush(self._asleep, (self.time + timedelta(seconds=max(0.0, seconds)), next(self._number), woken))
+        if len(self._asleep) == self._sleepers:
+            end, _, first = heappop(self._asleep)
+            before, self.time = self.time, max(self.time, end)
+            self.passed(self.time - before)
+            first.set_result(None)
+        await woken
+
+
+def known_gaps(state: Path) -> tuple[Gap, ...]:
+    """Give the gaps that the ledger in a directory knows."""
+    with database.reading(state / "ledger.sqlite3") as db:
+        return gaps(db)
 
 
 @dataclass

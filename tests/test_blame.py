@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conftest import known_gaps
 from ddslogd.models import Cron, CycleOutcome, CycleReport, Every, GapCause, LogKind
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import next_tick
 from ddslogd.sandbox import ApiError, replica_set, single
-from ddslogd.storage import database
 from ddslogd.storage.blame import cause_of_gap
 from ddslogd.storage.ledger import KEPT_CYCLES, Ledger
-from ddslogd.storage.streambook import Past, PastCycle, StreamBook, StreamState, gaps
+from ddslogd.storage.streambook import Past, PastCycle, StreamBook, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -250,8 +250,7 @@ async def next_cycle(bed: Bed, name: str | None = None, *, ticks: int = 1) -> Cy
 
 
 def causes(bed: Bed) -> list[GapCause]:
-    with database.reading(bed.state / "ledger.sqlite3") as db:
-        return [gap.cause for gap in gaps(db)]
+    return [gap.cause for gap in known_gaps(bed.state)]
 
 
 async def test_more_than_an_export_holds_between_two_ticks_is_an_overflow(bed: Bed) -> None:
@@ -314,8 +313,7 @@ async def test_a_node_whose_exports_fail_beside_good_ones_has_its_own_cause(bed:
 
         await next_cycle(bed)
 
-        with database.reading(bed.state / "ledger.sqlite3") as db:
-            told = {gap.node: gap.cause for gap in gaps(db)}
+        told = {gap.node: gap.cause for gap in known_gaps(bed.state)}
         assert told == {bad: "failed exports", good: "window overflow"}
 
 
@@ -457,8 +455,7 @@ def dated(size: int) -> bytes:
 
 def spans(bed: Bed) -> list[tuple[str, str, str]]:
     """Give each gap: its cause, and its two ends as far as they are known."""
-    with database.reading(bed.state / "ledger.sqlite3") as db:
-        return [(gap.cause.value, _known(gap.after), _known(gap.until)) for gap in gaps(db)]
+    return [(gap.cause.value, _known(gap.after), _known(gap.until)) for gap in known_gaps(bed.state)]
 
 
 def _known(moment: datetime | None) -> str:
@@ -481,8 +478,7 @@ async def test_while_an_instance_is_gone_there_is_one_gap_without_an_end(bed: Be
         since = bed.clock.time
         await not_there(bed, cycles=2)
 
-        with database.reading(bed.state / "ledger.sqlite3") as db:
-            (gap,) = gaps(db)
+        (gap,) = known_gaps(bed.state)
         assert (spans(bed), gap.noted_at <= since) == ([("instance gone", "known", "?")], True)
 
 
@@ -495,8 +491,7 @@ async def test_an_instance_that_is_gone_is_no_gap_of_another(bed: Bed) -> None:
 
         await next_cycle(bed, "solo")
 
-        with database.reading(bed.state / "ledger.sqlite3") as db:
-            assert [gap.instance for gap in gaps(db)] == ["solo"]
+        assert [gap.instance for gap in known_gaps(bed.state)] == ["solo"]
 
 
 async def test_a_log_that_came_while_the_other_was_refused_has_no_gap(bed: Bed) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import sqlite3
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from conftest import known_gaps
 from ddslogd import cli
 from ddslogd.models import Gap, GapCause, LogKind
 from ddslogd.operate.listing import gap_objects, gap_table, removal_table
@@ -24,7 +27,6 @@ from ddslogd.sandbox import ApiError, replica_set, single
 from ddslogd.service import rebuilt
 from ddslogd.storage import database
 from ddslogd.storage.retention import FileKind, Kept, Reason, Removal
-from ddslogd.storage.streambook import gaps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -72,11 +74,6 @@ async def overflow(bed: Bed, cloud: Sandbox) -> None:
         await next_cycle(bed)
         cloud.write(NODE, lines(2 * WINDOW, at=100))
         await next_cycle(bed)
-
-
-def known_gaps(bed: Bed) -> tuple[Gap, ...]:
-    with database.reading(bed.state / "ledger.sqlite3") as db:
-        return gaps(db)
 
 
 def config_of(bed: Bed) -> Path:
@@ -163,7 +160,7 @@ async def test_gaps_for_programs_are_objects(bed: Bed, shell: Shell) -> None:
         ended = shell("gaps", "--json")
 
     (gap,) = json.loads(ended.out)
-    noted, newest = known_gaps(bed)[0].noted_at, bed.files()[-1].relative_to(bed.directory)
+    noted, newest = known_gaps(bed.state)[0].noted_at, bed.files()[-1].relative_to(bed.directory)
     assert (ended.status, gap) == (
         1,
         {
@@ -187,7 +184,7 @@ async def test_gaps_are_those_that_were_noted_or_ended_since_then(bed: Bed, shel
         await next_cycle(bed)
         cloud.write(NODE, lines(2 * WINDOW, at=86_400))
         await next_cycle(bed)
-    (gap,) = known_gaps(bed)
+    (gap,) = known_gaps(bed.state)
     times = ["2026-01-02T00:00Z", "2026-01-01", gap.noted_at.isoformat(), str(gap.until), "2026-01-03T03:00:41Z"]
 
     found = [shell("gaps", "--since", when).status for when in (*times, "2026-01-04", "1h", "3000d")]
@@ -348,6 +345,27 @@ async def test_what_changes_files_exits_75_while_a_daemon_runs(bed: Bed) -> None
         assert (told, len(bed.files())) == ([(75, True)] * 2, 4)
 
 
+@pytest.mark.parametrize("command", [("prune",), ("rebuild", "solo")], ids=" ".join)
+async def test_what_a_signal_stops_says_so_and_exits_1(bed: Bed, command: tuple[str, ...]) -> None:
+    """Not that there was nothing to do. It waits for the ledger, which somebody else is writing to."""
+    async with bed.cloud(window=WINDOW) as cloud:
+        await several_snapshots(bed, cloud)
+        config = config_of(bed)
+    with closing(sqlite3.connect(bed.state / "ledger.sqlite3", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ddslogd", *command, "-c", str(config)), stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(30):
+            while (bed.state / ".ddslogd.lock").read_text() != f"{process.pid}\n":
+                await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        writer.rollback()
+        _, err = await process.communicate()
+
+    assert (process.returncode, "stopped before the end" in err.decode(), len(bed.files())) == (1, True, 4)
+
+
 def test_a_table_of_removals_says_why_each_goes() -> None:
     file = Kept(
         kind=FileKind.STREAM,
@@ -458,20 +476,20 @@ async def test_after_a_rebuild_cycles_go_on_where_it_ended(bed: Bed) -> None:
 
         await cycles(bed, cloud, number=3)
 
-        assert (stream(bed), known_gaps(bed)) == (cloud.log_of(NODE), ())
+        assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE), ())
 
 
 async def test_gaps_stay_known_as_they_were_and_are_not_noted_twice(bed: Bed) -> None:
     async with bed.cloud(window=WINDOW) as cloud:
         await overflow(bed, cloud)
         await cycles(bed, cloud, number=2)
-        before, old = known_gaps(bed), stream(bed)
+        before, old = known_gaps(bed.state), stream(bed)
         bed.clock.forward(days=3)
 
         _, taken = await rebuild(bed)
 
         assert (len(before), sum(advance.gap is not None for advance in taken)) == (1, 1)
-        assert (known_gaps(bed), stream(bed)) == (before, old)
+        assert (known_gaps(bed.state), stream(bed)) == (before, old)
 
 
 async def test_a_gap_that_is_known_is_told_with_the_cause_it_has(bed: Bed) -> None:
@@ -485,7 +503,7 @@ async def test_a_gap_that_is_known_is_told_with_the_cause_it_has(bed: Bed) -> No
             await rebuild(bed)
 
         told = [event["cause"] for event in events if event["event"] == "stream.gap"]
-        assert (told, [gap.cause for gap in known_gaps(bed)]) == (["window overflow"], ["window overflow"])
+        assert (told, [gap.cause for gap in known_gaps(bed.state)]) == (["window overflow"], ["window overflow"])
 
 
 async def test_an_instance_that_is_gone_is_known_as_gone_after_a_rebuild(bed: Bed) -> None:
@@ -497,11 +515,11 @@ async def test_an_instance_that_is_gone_is_known_as_gone_after_a_rebuild(bed: Be
         cloud.faults.api_errors = [ApiError(404, "DBS.200002")]
         await next_cycle(bed, "solo")
         await next_cycle(bed, "calm")
-        before = known_gaps(bed)
+        before = known_gaps(bed.state)
 
         await rebuild(bed)
 
-        assert ([gap.cause for gap in before], known_gaps(bed)) == (["instance gone"], before)
+        assert ([gap.cause for gap in before], known_gaps(bed.state)) == (["instance gone"], before)
 
 
 async def test_all_nodes_and_logs_of_an_instance_are_made_anew_and_no_others(bed: Bed) -> None:
@@ -563,7 +581,7 @@ async def test_with_the_latest_snapshots_alone_the_stream_begins_with_them(bed: 
 
         await rebuild(bed)
 
-        assert (stream(bed), known_gaps(bed)) == (cloud.log_of(NODE)[-WINDOW:], ())
+        assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE)[-WINDOW:], ())
 
 
 async def test_where_there_was_no_stream_nothing_is_put_aside(bed: Bed) -> None:

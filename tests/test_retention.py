@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from conftest import START
+from conftest import START, TurnClock, known_gaps
 from ddslogd.config import Storage
 from ddslogd.errors import ConfigError, StorageError
 from ddslogd.models import CycleOutcome, Gap, GapCause, LogFile, LogKind, Snapshot
 from ddslogd.pacing import next_tick
-from ddslogd.storage import database, layout
+from ddslogd.storage import layout
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.retention import AllRead, NothingRead, Retention, planned
-from ddslogd.storage.streambook import StreamBook, StreamPart, StreamState, gaps
-from test_tempo import TurnClock
+from ddslogd.storage.streambook import StreamBook, StreamPart, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -163,11 +162,6 @@ async def shelf(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Shelf]:
     await ledger.open()
     yield Shelf(tmp_path / "logs", tmp_path / "state", ledger=ledger, clock=clock)
     await ledger.close()
-
-
-def known_gaps(state: Path) -> tuple[Gap, ...]:
-    with database.reading(state / "ledger.sqlite3") as db:
-        return gaps(db)
 
 
 class ReadSoFar:

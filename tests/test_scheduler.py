@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from conftest import START, LoopClock
 from ddslogd.models import Cron, Every, Instance
 from ddslogd.pacing import SystemClock, next_tick
 from ddslogd.scheduler import LONGEST_NAP_S, Chore, Scheduler
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.looptime
 
-START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 EVERY = 20 * MINUTE
 NEVER = 1000 * DAY  # no refresh but the first one
@@ -32,22 +32,6 @@ def named(name: str, *, schedule: Every | Cron | None = None) -> Instance:
 
 ORDERS, EVENTS = named("orders"), named("events")
 FIRST = next_tick(ORDERS.schedule, after=START, key=ORDERS.id)
-
-
-class LoopClock:
-    """Policy time that goes with the event loop's; the wall clock can be set while the steady one goes on."""
-
-    def __init__(self) -> None:
-        self.set_by = timedelta(0)
-
-    def now(self) -> datetime:
-        return START + self.set_by + timedelta(seconds=round(self.monotonic(), 3))
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from conftest import known_gaps
 from ddslogd.config import Rotate
 from ddslogd.errors import StorageError
 from ddslogd.models import Advance, CycleOutcome, Every, Gap, GapCause, LogFile, LogKind, Snapshot
 from ddslogd.sandbox import ApiError, replica_set
-from ddslogd.storage import database, layout
+from ddslogd.storage import layout
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.stream import Origin, Streams
-from ddslogd.storage.streambook import gaps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,11 +59,6 @@ def stream_files(bed: Bed, node: str = NODE, ending: str = ".log") -> list[Path]
 
 def stream(bed: Bed, node: str = NODE, ending: str = ".log") -> bytes:
     return b"".join(path.read_bytes() for path in stream_files(bed, node, ending))
-
-
-def known_gaps(state: Path) -> tuple[Gap, ...]:
-    with database.reading(state / "ledger.sqlite3") as db:
-        return gaps(db)
 
 
 async def cycle(bed: Bed, clock: ManualClock) -> CycleReport:
@@ -492,14 +487,9 @@ async def test_what_an_advance_says(shelf: Shelf) -> None:
     ]
 
 
-async def test_the_ledger_knows_the_times_of_the_live_file_and_of_rotated_ones(
-    tmp_path: Path, clock: ManualClock
-) -> None:
-    ledger = Ledger(tmp_path)
-    await ledger.open()
-    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=len(lines(0, 12))))
+@pytest.mark.parametrize("rotate", [Rotate(size=len(lines(0, 12)))])
+async def test_the_ledger_knows_the_times_of_the_live_file_and_of_rotated_ones(shelf: Shelf) -> None:
     await shelf.deliver(lines(0, 10), lines(5, 12), lines(8, 15))
-    await ledger.close()
 
     def ms(second: int) -> int:
         return round((T0 + timedelta(seconds=second)).timestamp() * 1000)
@@ -507,16 +497,13 @@ async def test_the_ledger_knows_the_times_of_the_live_file_and_of_rotated_ones(
     live = shelf.row("SELECT first_ms, last_ms, delivered_ms, size FROM streams")
     part = shelf.row("SELECT first_ms, last_ms, size, path FROM stream_parts")
     assert live == (ms(12), ms(14), ms(14), len(lines(12, 15)))
-    assert part == (ms(0), ms(11), len(lines(0, 12)), shelf.rotated[0].relative_to(tmp_path).as_posix())
+    assert part == (ms(0), ms(11), len(lines(0, 12)), shelf.rotated[0].relative_to(shelf.directory).as_posix())
 
 
-async def test_a_live_file_is_rotated_before_it_would_grow_too_large(tmp_path: Path, clock: ManualClock) -> None:
-    ledger = Ledger(tmp_path)
-    await ledger.open()
-    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=1000))
+@pytest.mark.parametrize("rotate", [Rotate(size=1000)])
+async def test_a_live_file_is_rotated_before_it_would_grow_too_large(shelf: Shelf) -> None:
     for number in range(0, 100, 5):
         await shelf.deliver(lines(max(0, number - 3), number + 5))
-    await ledger.close()
 
     sizes = [path.stat().st_size for path in shelf.rotated]
     assert (len(sizes) > 5, max(sizes) <= 1000, shelf.content()) == (True, True, lines(0, 100))
@@ -545,13 +532,10 @@ async def test_the_name_of_a_rotated_file_is_never_used_again(shelf: Shelf, cloc
     assert (taken.read_bytes(), len(shelf.rotated)) == (b"somebody's\n", 2)
 
 
-async def test_a_shipper_that_follows_the_file_reads_each_line_once_across_rotations(
-    tmp_path: Path, clock: ManualClock
-) -> None:
+@pytest.mark.parametrize("rotate", [Rotate(size=1000)])
+async def test_a_shipper_that_follows_the_file_reads_each_line_once_across_rotations(shelf: Shelf) -> None:
     """It holds the file open, and takes the next one when the name is another file's."""
-    ledger = Ledger(tmp_path)
-    await ledger.open()
-    shelf, read, file = Shelf(tmp_path, clock, ledger, Rotate(size=1000)), b"", None
+    read, file = b"", None
     for number in range(0, 60, 5):
         await shelf.deliver(lines(max(0, number - 3), number + 5))
         file = file or shelf.live.open("rb")  # open over rotations, as shippers do
@@ -560,7 +544,6 @@ async def test_a_shipper_that_follows_the_file_reads_each_line_once_across_rotat
             file.close()
             file = shelf.live.open("rb")
             read += file.read()
-    await ledger.close()
     assert file is not None
     file.close()
 
@@ -793,21 +776,18 @@ async def test_what_was_about_to_be_appended_and_has_lost_its_snapshot_is_told(
     assert (shelf.content(), shelf.gaps()) == (lines(0, 25), ())
 
 
+@pytest.mark.parametrize("rotate", [Rotate(size=1500)])
 async def test_a_snapshot_that_is_lost_after_its_lines_are_on_disk_leaves_them_there_once(
-    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rotated, appended, and not yet noted when the ledger's disk was full."""
-    ledger = Ledger(tmp_path)
-    await ledger.open()
-    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=1500))
     await shelf.deliver(lines(0, 15))
     lost = await _append_and_fail_to_note(shelf, lines(10, 30), monkeypatch)
-    (tmp_path / lost.path).unlink()
+    (shelf.directory / lost.path).unlink()
     await shelf.deliver(lines(20, 40))
-    await ledger.close()
 
-    on_disk = {path.relative_to(tmp_path).as_posix() for path in shelf.rotated}
-    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+    on_disk = {path.relative_to(shelf.directory).as_posix() for path in shelf.rotated}
+    with closing(sqlite3.connect(shelf.directory / "ledger.sqlite3")) as db:
         in_books = {path for (path,) in db.execute("SELECT path FROM stream_parts")}
     assert (shelf.content(), shelf.gaps(), in_books) == (lines(0, 40), (), on_disk)
 
@@ -838,18 +818,15 @@ async def test_tries_that_could_not_be_noted_append_once_though_the_file_was_tak
     assert (shelf.live.read_bytes(), shelf.rotated) == (lines(5, 9), [])
 
 
+@pytest.mark.parametrize("rotate", [Rotate(size=1500)])
 async def test_a_rotation_that_could_not_be_noted_is_not_done_again_though_its_file_is_gone(
-    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = Ledger(tmp_path)
-    await ledger.open()
-    shelf = Shelf(tmp_path, clock, ledger, Rotate(size=1500))
     await shelf.deliver(lines(0, 15))
     await _append_and_fail_to_note(shelf, lines(10, 30), monkeypatch)
     (rotated,) = shelf.rotated
     rotated.unlink()
     await shelf.take()
-    await ledger.close()
 
     assert (shelf.live.read_bytes(), shelf.rotated) == (lines(15, 30), [])
 

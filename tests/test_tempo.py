@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from heapq import heappop, heappush
 from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
 
-from conftest import START, ManualClock
+from conftest import START, LoopClock, TurnClock
 from ddslogd import config
 from ddslogd.models import Advance, Cron, CycleOutcome, CycleReport, Every, Instance, LogFile, LogKind, Unchanged
 from ddslogd.operate.progress import Silent
@@ -21,7 +20,7 @@ from ddslogd.scheduler import Scheduler
 from ddslogd.tempo import Tempo, wanted_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from structlog.typing import EventDict
 
@@ -381,22 +380,6 @@ def test_that_the_account_has_no_calls_left_for_it_is_told() -> None:
 # --- with the scheduler -----------------------------------------------------------------------------------------------
 
 
-class LoopClock:
-    """Policy time that goes with the event loop's; the wall clock can be set while the steady one goes on."""
-
-    def __init__(self) -> None:
-        self.set_by = timedelta(0)
-
-    def now(self) -> datetime:
-        return START + self.set_by + timedelta(seconds=round(self.monotonic(), 3))
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 @pytest.mark.looptime
 async def test_when_the_clock_is_put_back_nobody_who_is_in_a_hurry_waits_for_the_old_time() -> None:
     daemon, clock, begun = Daemon(), LoopClock(), []
@@ -419,27 +402,6 @@ async def test_when_the_clock_is_put_back_nobody_who_is_in_a_hurry_waits_for_the
     await asyncio.wait([serving])
 
     assert len([moment for moment in begun if moment < START]) >= 5
-
-
-class TurnClock(ManualClock):
-    """Policy time for parts that wait beside each other: when all of them sleep, it moves to whose turn is next."""
-
-    def __init__(self, sleepers: int) -> None:
-        super().__init__()
-        self.passed: Callable[[timedelta], None] = lambda _: None
-        self._sleepers = sleepers
-        self._asleep: list[tuple[datetime, int, asyncio.Future[None]]] = []
-        self._number = count()
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        heappush(self._asleep, (self.time + timedelta(seconds=max(0.0, seconds)), next(self._number), woken))
-        if len(self._asleep) == self._sleepers:
-            end, _, first = heappop(self._asleep)
-            before, self.time = self.time, max(self.time, end)
-            self.passed(self.time - before)
-            first.set_result(None)
-        await woken
 
 
 class Node(Silent):

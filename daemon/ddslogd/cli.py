@@ -223,8 +223,8 @@ def gaps(names: tuple[str, ...], path: Path, since: str | None, *, as_json: bool
 def prune(path: Path, log_level: str, log_format: str, *, dry_run: bool) -> None:
     """Remove what storage.keep lets go, as the daemon does every hour.
 
-    Exit status 0: done. 74: the disk refuses. 75: another ddslogd works on the directory. 78: the configuration is
-    wrong.
+    Exit status 0: done. 1: stopped by a signal. 74: the disk refuses. 75: another ddslogd works on the directory. 78:
+    the configuration is wrong.
     """
     from ddslogd import config  # noqa: PLC0415  # heavy
     from ddslogd.operate.listing import removal_table  # noqa: PLC0415  # heavy
@@ -247,7 +247,10 @@ def prune(path: Path, log_level: str, log_format: str, *, dry_run: bool) -> None
             books = NothingRead()
         removals = planned(settings.storage, streamed=settings.stream.enabled, books=books, now=datetime.now(UTC))
     else:
-        removals = _until_signal(remove()) or ()
+        removed = _until_signal(remove())
+        if removed is None:
+            _end("ddslogd: stopped before the end; what was removed until then is gone", EXIT_FAILED)
+        removals = removed
     if removals:
         click.echo(removal_table(removals))
     size = sum(removal.file.size for removal in removals)

@@ -141,9 +141,7 @@ class Service:
         for series, name in behind:
             if name in self._collector.busy:  # an older file may be on its way: its cycle sees to the order
                 continue
-            instance = known.get(name)
-            schedule = instance.schedule if instance else self._settings.schedule.when
-            origin = Origin(schedule=schedule, key=instance.id if instance else name)
+            origin = _origin(known.get(name), name, self._settings)
             try:
                 await streams.catch_up(series, origin=origin, note=_unheard)
             except StorageError as exc:
@@ -234,9 +232,7 @@ async def rebuilt(
         StorageError: The disk refuses.
     """
     instance = next((one for one in settings.fleet() if name in {one.name, one.id}), None)
-    origin = Origin(
-        schedule=instance.schedule if instance else settings.schedule.when, key=instance.id if instance else name
-    )
+    origin = _origin(instance, name, settings)
     async with archive_of(settings, clock=clock) as archive:
         streams = archive.streams
         series = await streams.book.series_of(instance.name if instance else name) if streams else ()
@@ -307,6 +303,13 @@ async def _archive(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
     streams = Streams(storage.directory, ledger=ledger, rotate=stream.rotate, clock=clock) if stream.enabled else None
     retention = Retention(storage, ledger=ledger, streamed=stream.enabled, clock=clock)
     return Archive(store=store, ledger=ledger, streams=streams, retention=retention)
+
+
+def _origin(instance: Instance | None, name: str, settings: Settings) -> Origin:
+    """Give where the streams of an instance come from, also where it is not collected from any more."""
+    if instance is None:
+        return Origin(schedule=settings.schedule.when, key=name)
+    return Origin(schedule=instance.schedule, key=instance.id)
 
 
 def _unheard(advance: Advance) -> None:

@@ -138,7 +138,6 @@ MIGRATIONS = (
         cut           INTEGER NOT NULL,
         PRIMARY KEY (series, path, cause)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX gaps_of_age ON gaps (noted_ms);
     """,
 )
 VERSION = len(MIGRATIONS)

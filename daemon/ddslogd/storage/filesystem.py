@@ -56,6 +56,16 @@ def unbroken(step: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine
     return run
 
 
+def exists(path: Path) -> bool:
+    """Tell whether there is a file; blocks.
+
+    Raises:
+        StorageError: The disk does not say.
+    """
+    with disk(path):
+        return path.exists()
+
+
 def no_follow(path: str, flags: int) -> int:
     """Open a file that is not a link to another: an opener for ``open``."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)

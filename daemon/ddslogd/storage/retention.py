@@ -269,9 +269,7 @@ def planned(
     """
     with database.reading(settings.state / FILE_NAME) as db:
         shelf = _Shelf(db, streamed=streamed, stuck=stuck)
-        sizes = {kind: shelf.total(kind) for kind in FileKind}
-        free = _free(settings.directory)
-        return _Plan(settings, shelf, books, streamed=streamed, sizes=sizes, free=free).made(now)
+        return _Plan(settings, shelf, books, free=_free(settings.directory)).made(now)
 
 
 class _Shelf:
@@ -279,7 +277,7 @@ class _Shelf:
 
     def __init__(self, db: sqlite3.Connection, *, streamed: bool, stuck: Container[str] = ()) -> None:
         self._db = db
-        self._streamed = streamed
+        self.streamed = streamed
         self._stuck = stuck
 
     def total(self, kind: FileKind) -> int:
@@ -305,7 +303,7 @@ class _Shelf:
             " AND NOT EXISTS (SELECT 1 FROM streams WHERE streams.series = s.series AND reference = s.key)"
             " AND key != (SELECT path FROM snapshots AS n WHERE n.series = s.series AND n.published"
             " ORDER BY n.updated_ms DESC LIMIT 1) ORDER BY updated_ms, key",
-            (series, self._streamed),
+            (series, self.streamed),
         )
         return (_kept(FileKind.SNAPSHOT, row) for row in rows)
 
@@ -321,22 +319,12 @@ class _Shelf:
 class _Plan:
     """What goes, as it is being chosen."""
 
-    def __init__(
-        self,
-        settings: Storage,
-        shelf: _Shelf,
-        books: Books,
-        *,
-        streamed: bool,
-        sizes: dict[FileKind, int],
-        free: int,
-    ) -> None:
+    def __init__(self, settings: Storage, shelf: _Shelf, books: Books, *, free: int) -> None:
         self._settings = settings
         self._shelf = shelf
         self._books = books
-        self._streamed = streamed
         self._chosen: dict[str, Removal] = {}
-        self._sizes = sizes
+        self._sizes = {kind: shelf.total(kind) for kind in FileKind}
         self._short = settings.keep_free - free
         self._starving = settings.keep_free // 2 - free
 
@@ -373,7 +361,7 @@ class _Plan:
         return (file for file in self._shelf.files(kind) if file.path not in self._chosen)
 
     def _was_read(self, file: Kept) -> bool:
-        if file.kind is FileKind.SNAPSHOT and self._streamed:
+        if file.kind is FileKind.SNAPSHOT and self._shelf.streamed:
             return True  # by its stream: there is nothing else to read in it
         position = self._books.position(self._settings.directory / file.path)
         return position is not None and position >= file.size

@@ -16,7 +16,7 @@ import structlog
 
 from ddslogd.errors import Locked, StorageError
 from ddslogd.storage import layout, window
-from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, make_directories, md5_of
+from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, exists, make_directories, md5_of
 from ddslogd.storage.logtime import first_time, last_time
 from ddslogd.storage.part import Part
 
@@ -151,9 +151,7 @@ class Store:
         Raises:
             StorageError: The disk does not say.
         """
-        path = self._directory / key
-        with disk(path):
-            return await asyncio.to_thread(path.exists)
+        return await asyncio.to_thread(exists, self._directory / key)
 
     async def size_of(self, key: str) -> int:
         """Give the bytes of a published snapshot.

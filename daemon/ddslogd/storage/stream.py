@@ -21,7 +21,7 @@ from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout, livefile, window
 from ddslogd.storage.adoption import adoption
 from ddslogd.storage.blame import cause_of_gap
-from ddslogd.storage.filesystem import disk, sync_directory, unbroken
+from ddslogd.storage.filesystem import disk, exists, sync_directory, unbroken
 from ddslogd.storage.logtime import first_time, last_time, line_time
 from ddslogd.storage.overlap import READ, Continuation, How, Slice, continuation, end_of_lines
 from ddslogd.storage.streambook import Intent, Piece, StreamBook, StreamPart, StreamState
@@ -171,7 +171,7 @@ class Streams:
         return intent if there else replace(intent, unfinished=None)
 
     async def _is_there(self, path: str) -> bool:
-        return await asyncio.to_thread(_exists, self._directory / path)
+        return await asyncio.to_thread(exists, self._directory / path)
 
     @unbroken
     async def _take(self, snapshot: Snapshot, series: str, origin: Origin) -> Advance | None:
@@ -239,7 +239,7 @@ class Streams:
     def _last(self, state: StreamState) -> Iterator[Window | None]:
         """Give the end of what was delivered: of the last snapshot, or of the stream itself where that is gone."""
         live = self._directory / layout.stream_path(state.series)
-        if state.reference and _exists(self._directory / state.reference):
+        if state.reference and exists(self._directory / state.reference):
             with window.opened(self._directory / state.reference) as last:
                 yield Slice(last, min(state.delivered, last.size))
         else:
@@ -284,7 +284,7 @@ class Streams:
 
     def _unfinished(self, state: StreamState) -> Piece | None:
         path = self._directory / state.reference
-        if not state.reference or not _exists(path):
+        if not state.reference or not exists(path):
             return None
         with disk(path):
             size = path.stat().st_size
@@ -307,7 +307,7 @@ class Streams:
         """Describe the files that were rotated away, as far as they are there; blocks."""
         parts = []
         for path in paths:
-            if _exists(self._directory / path):
+            if exists(self._directory / path):
                 with disk(self._directory / path):
                     size = (self._directory / path).stat().st_size
                 part = StreamPart(
@@ -349,16 +349,6 @@ def _find(delivered: Window | None, export: Window, *, began: bool) -> _Find:
             return _Find(start=start, end=end, full=start < delivered.size)
         case Continuation(start=start):
             return _Find(start=start, end=end, full=True)
-
-
-def _exists(path: Path) -> bool:
-    """Tell whether a file is there; blocks.
-
-    Raises:
-        StorageError: The disk does not say.
-    """
-    with disk(path):
-        return path.exists()
 
 
 def _is_readable(path: Path) -> bool:
