@@ -218,27 +218,27 @@ async def test_a_login_that_is_cancelled_by_one_serves_the_others(bed: Bed, by_p
         assert (report.outcome, sandbox.calls["login"]) == (CycleOutcome.OK, 1)
 
 
-def test_a_secret_comes_from_the_environment() -> None:
-    assert read_secret(Secret(env="X"), environ={"X": " s3cret\n"}) == "s3cret"
+async def test_a_secret_comes_from_the_environment() -> None:
+    assert await read_secret(Secret(env="X"), environ={"X": " s3cret\n"}) == "s3cret"
 
 
-def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
+async def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s3cret\n")
 
-    assert read_secret(Secret(file=tmp_path / "secret"), environ={}) == "s3cret"
+    assert await read_secret(Secret(file=tmp_path / "secret"), environ={}) == "s3cret"
 
 
-def test_a_secret_comes_from_systemds_credentials(tmp_path: Path) -> None:
+async def test_a_secret_comes_from_systemds_credentials(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
 
-    assert read_secret(Secret(credential="token"), environ={"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "s3cret"
+    assert await read_secret(Secret(credential="token"), environ={"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "s3cret"
 
 
-def test_a_missing_secret_says_where_it_was_looked_for(tmp_path: Path) -> None:
+async def test_a_missing_secret_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(CredentialsRefused, match=rf"{tmp_path}/none: No such file"):
-        read_secret(Secret(file=tmp_path / "none"), environ={})
+        await read_secret(Secret(file=tmp_path / "none"), environ={})
 
 
-def test_an_empty_variable_is_a_missing_secret() -> None:
+async def test_an_empty_variable_is_a_missing_secret() -> None:
     with pytest.raises(CredentialsRefused, match="the environment variable X is empty or not set"):
-        read_secret(Secret(env="X"), environ={"X": "  "})
+        await read_secret(Secret(env="X"), environ={"X": "  "})

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import aiofiles
 import structlog
 
 from ddslogd.errors import CredentialsRefused
@@ -105,7 +106,7 @@ class Trial:
         self._proven = None
 
 
-def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> str:
+async def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> str:
     """Read a secret from where the configuration says it is.
 
     Raises:
@@ -117,7 +118,8 @@ def read_secret(secret: Secret, *, environ: Mapping[str, str] = os.environ) -> s
         path = secret.file or _credential(str(secret.credential), environ)
         where = f"the file {path}"
         try:
-            text = path.read_text("utf-8")
+            async with aiofiles.open(path, encoding="utf-8") as file:
+                text = await file.read()
         except (OSError, UnicodeDecodeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
             raise CredentialsRefused(f"a secret cannot be read from {where}: {reason}") from None

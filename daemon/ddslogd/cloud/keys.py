@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -141,26 +140,27 @@ class AccessKey(_Signing):
 
     async def renew(self, refused: Proof, *, sure: bool) -> bool:  # noqa: ARG002  # any other keys will do
         """Look whether other keys have been put in place, or the clock was off, which the reply has corrected."""
-        return self._signer.was_off(refused) or await asyncio.to_thread(self._read) != refused.secret
+        return self._signer.was_off(refused) or await self._read() != refused.secret
 
     async def _keys(self) -> Keys:
-        return await asyncio.to_thread(self._read)
+        return await self._read()
 
-    def _read(self) -> Keys:
+    async def _read(self) -> Keys:
         auth = self._auth
-        access_key = auth.access_key if isinstance(auth.access_key, str) else self._header(auth.access_key)
-        secret_key = read_secret(auth.secret_key)
+        given = auth.access_key
+        access_key = given if isinstance(given, str) else await self._header(given)
+        secret_key = await read_secret(auth.secret_key)
         self._redact(secret_key)
         security_token = ""
         if auth.security_token is not None:
-            security_token = self._header(auth.security_token)
+            security_token = await self._header(auth.security_token)
             self._redact(security_token)
         return Keys(access_key=access_key, secret_key=secret_key, security_token=security_token)
 
     @staticmethod
-    def _header(secret: Secret) -> str:
+    async def _header(secret: Secret) -> str:
         """Read what is sent in a header."""
-        text = read_secret(secret)
+        text = await read_secret(secret)
         if not text.isascii() or not text.isprintable():
             raise CredentialsRefused(
                 "the access key or its security token is no key: it is of several lines, or no text"

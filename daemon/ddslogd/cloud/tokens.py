@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -89,7 +88,7 @@ class GivenToken:
             raise
 
     async def _read(self) -> str:
-        token = await asyncio.to_thread(read_secret, self._secret)
+        token = await read_secret(self._secret)
         self._redact(token)
         return token
 
@@ -157,7 +156,7 @@ class PasswordLogin:
         """Begin the cool-down of this password: never more than two logins in a row."""
         if self._token is not None and self._token.text == refused.secret:
             self._token = None
-        password = await asyncio.to_thread(read_secret, self._auth.password)
+        password = await read_secret(self._auth.password)
         self._refusal.note(
             password, "the cloud accepts the login but not the token it gave: check region, project and rights"
         )
@@ -177,7 +176,7 @@ class PasswordLogin:
             return self._token
 
     async def _log_in(self) -> _Token:
-        password = await asyncio.to_thread(read_secret, self._auth.password)
+        password = await read_secret(self._auth.password)
         self._redact(password)
         self._refusal.check(password)
         try:
