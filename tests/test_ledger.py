@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,7 @@ import structlog
 from ddslogd.errors import ConfigError, StorageError
 from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, LogKind, Node, Snapshot, Stored, Unchanged
 from ddslogd.storage import layout
-from ddslogd.storage.ledger import DROP_OLD, KEPT_CYCLES, Ledger
+from ddslogd.storage.ledger import DROP_OLD, GROUP, KEPT_CYCLES, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,7 +108,7 @@ async def test_the_nodes_newest_file_is_the_one_that_is_compared_with(ledger: Le
     await ledger.enter(SNAPSHOT)
     await ledger.enter(replace(SNAPSHOT, file=older, key=layout.key(older), path=layout.key(older), md5="bb"))
 
-    same = [await ledger.same_as_last(replace(SNAPSHOT, md5=md5)) for md5 in ("aa", "bb")]
+    same = [await ledger.promise(replace(SNAPSHOT, md5=md5)) for md5 in ("aa", "bb")]
     assert same == [layout.key(FILE), None]
 
 
@@ -126,7 +127,7 @@ async def test_a_slow_log_is_not_compared_with_an_error_log(ledger: Ledger) -> N
     slow = replace(FILE, log=LogKind.SLOW)
     await ledger.enter(SNAPSHOT)
 
-    same = await ledger.same_as_last(replace(SNAPSHOT, file=slow, key=layout.key(slow), path=layout.key(slow)))
+    same = await ledger.promise(replace(SNAPSHOT, file=slow, key=layout.key(slow), path=layout.key(slow)))
     assert same is None
 
 
@@ -137,10 +138,63 @@ async def test_the_nodes_of_an_instance_are_those_of_the_last_list(ledger: Ledge
     assert one_row(tmp_path, "SELECT * FROM nodes") == ("orders", "b", "n2", "mongos", "master")
 
 
+async def test_what_waits_at_the_same_time_is_made_durable_together(ledger: Ledger) -> None:
+    """A commit costs the disk two syncs, for one entry as for many."""
+    commits: list[str] = []
+    await ledger.run(lambda db: db.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None))
+
+    await asyncio.gather(*(ledger.enter(SNAPSHOT) for _ in range(200)))
+
+    assert len(commits) <= 1 + 1 + 199 // GROUP + 1  # the statement that counts them, the first, and groups of the rest
+
+
+async def test_a_transaction_that_fails_takes_no_other_with_it(ledger: Ledger) -> None:
+    def refused(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO meta VALUES ('half', 'done')")
+        db.execute("INSERT INTO no_such_table VALUES (1)")
+
+    ended = await asyncio.gather(
+        *(ledger.enter(SNAPSHOT), ledger.enter_names({("eu", "a"): "orders"})),
+        *(ledger.run(refused), ledger.enter_names({("eu", "b"): "events"})),
+        return_exceptions=True,
+    )
+
+    assert [isinstance(each, StorageError) for each in ended] == [False, False, True, False]
+    assert await ledger.names() == {("eu", "a"): "orders", ("eu", "b"): "events"}
+    assert await ledger.run(lambda db: db.execute("SELECT * FROM meta").fetchall()) == []
+
+
+async def test_what_was_handed_in_before_the_end_is_done(ledger: Ledger, tmp_path: Path) -> None:
+    tasks = [asyncio.create_task(ledger.enter_names({("eu", str(at)): "orders"})) for at in range(100)]
+    await asyncio.sleep(0)
+    await ledger.close()
+    await asyncio.gather(*tasks)
+
+    assert one_row(tmp_path, "SELECT count(*) FROM names") == (100,)
+
+
+async def test_files_without_a_checksum_are_never_the_same(ledger: Ledger) -> None:
+    """Equal lengths prove nothing."""
+    later = replace(FILE, updated_at=NOW + timedelta(minutes=20))
+    await ledger.enter(replace(SNAPSHOT, md5=""))
+
+    same = await ledger.promise(replace(SNAPSHOT, md5="", file=later, key=layout.key(later), path=layout.key(later)))
+    assert same is None
+
+
+async def test_a_promise_that_is_insisted_on_is_noted_though_the_bytes_are_the_same(ledger: Ledger) -> None:
+    later = replace(FILE, updated_at=NOW + timedelta(minutes=20))
+    again = replace(SNAPSHOT, file=later, key=layout.key(later), path=layout.key(later))
+    await ledger.enter(SNAPSHOT)
+
+    same = [await ledger.promise(again), await ledger.promise(again, even_if_same=True)]
+    assert (same, await ledger.promised()) == ([SNAPSHOT.path, None], (again,))
+
+
 async def test_a_promise_is_no_entry(ledger: Ledger) -> None:
     await ledger.promise(SNAPSHOT)
 
-    assert (await ledger.holds(SNAPSHOT.key), await ledger.same_as_last(SNAPSHOT)) == (False, None)
+    assert (await ledger.holds(SNAPSHOT.key), await ledger.promise(SNAPSHOT)) == (False, None)
 
 
 async def test_a_promise_is_remembered_whole(ledger: Ledger) -> None:

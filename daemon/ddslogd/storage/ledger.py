@@ -1,12 +1,14 @@
 """The ledger: what is on disk, how each cycle ended, and what fails since when. SQLite, in one thread of its own.
 
 It is written after the data. One function is one transaction; the thread runs them one by one, so they never mix.
+Those that wait at the same time are made durable together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,19 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddslogd.errors import Complaint, ConfigError, StorageError
+from ddslogd.grouped import Grouped
 from ddslogd.models import Failed, LogFile, LogKind, Snapshot, Stored, Superseded, Unchanged
 from ddslogd.storage import database, layout
 from ddslogd.storage.database import moment_of, moment_or_none, ms_of, ms_or_none
 from ddslogd.storage.filesystem import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from ddslogd.models import CycleReport, Node
 
 T = TypeVar("T")
+Transaction = Callable[[sqlite3.Connection], Any]
 
+GROUP = 64  # transactions that are made durable together
 FILE_NAME = "ledger.sqlite3"
 KEPT_CYCLES = 100  # of each instance
 # An export is served for minutes, so nothing asks for older entries, but for those whose files are there still.
@@ -64,6 +69,7 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self.path = directory / FILE_NAME
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._grouped: Grouped[Transaction, Any] = Grouped(self._transact, thread=self._thread, most=GROUP)
         self._db: sqlite3.Connection | None = None
 
     async def open(self) -> bool:
@@ -83,6 +89,7 @@ class Ledger:
     async def close(self) -> None:
         """Finish what is queued and close the file."""
         if self._db is not None:
+            await self.run(lambda _: None)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
             self._db = None
         self._thread.shutdown()
@@ -114,21 +121,26 @@ class Ledger:
 
         return await self.run(ask)
 
-    async def same_as_last(self, snapshot: Snapshot) -> str | None:
-        """Give the path of the node's last file where its bytes are the snapshot's; else None."""
+    async def promise(self, snapshot: Snapshot, *, even_if_same: bool = False) -> str | None:
+        """Note that the snapshot's file is whole and about to get its name: should we die, the next start looks.
 
-        def ask(db: sqlite3.Connection) -> str | None:
-            row = db.execute(
-                "SELECT path, md5, size FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1",
-                (layout.series(snapshot.key),),
-            ).fetchone()
-            return str(row[0]) if row and tuple(row[1:]) == (snapshot.md5, snapshot.size) else None
+        Nothing is noted where the node's last file has the same bytes, by their MD5: that one will do.
 
-        return await self.run(ask)
+        Args:
+            snapshot: About to be published.
+            even_if_same: Note it all the same.
 
-    async def promise(self, snapshot: Snapshot) -> None:
-        """Note that the snapshot's file is whole and about to get its name: should we die, the next start looks."""
-        await self.run(lambda db: _write_snapshot(db, snapshot, published=False))
+        Returns:
+            The path of that last file; None where the promise is noted.
+        """
+
+        def write(db: sqlite3.Connection) -> str | None:
+            same = None if even_if_same or not snapshot.md5 else _same_as_last(db, snapshot)
+            if same is None:
+                _write_snapshot(db, snapshot, published=False)
+            return same
+
+        return await self.run(write)
 
     async def enter(self, *snapshots: Snapshot) -> None:
         """Note that the snapshots' files are on disk, each at its path (an older file's, if the bytes are the same)."""
@@ -283,29 +295,47 @@ class Ledger:
     async def run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         """Run a transaction in the ledger's thread, after all that were handed in before.
 
+        It may be run twice, the first time without effect: what waits at the same time is made durable together, and
+        each by itself where one of them fails.
+
         Raises:
             StorageError: The file cannot be used; nothing of the transaction counts.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, transaction)
+        result: T = await self._grouped(transaction)
+        return result
 
-    def _transact(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(self, group: Sequence[Transaction]) -> Sequence[Any]:
+        try:
+            return self._commit(group)
+        except StorageError:
+            if len(group) == 1:
+                raise
+            return [self._alone(transaction) for transaction in group]
+
+    def _alone(self, transaction: Transaction) -> Any:
+        try:
+            return self._commit([transaction])[0]
+        except StorageError as exc:
+            return exc
+
+    def _commit(self, group: Sequence[Transaction]) -> list[Any]:
         if self._db is None:
             self._open()
         try:
-            return self._commit(transaction)
+            return self._committed(group)
         except StorageError as exc:
             damage = exc.__cause__
             if not (isinstance(damage, sqlite3.Error) and database.is_damage(damage)):
                 raise
         db, self._db = self._connection(), None
         self._db = database.replace(db, self.path, damage)
-        return self._commit(transaction)
+        return self._committed(group)
 
-    def _commit(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+    def _committed(self, group: Sequence[Transaction]) -> list[Any]:
         try:
             with self._connection() as db:
                 db.execute("BEGIN IMMEDIATE")
-                return transaction(db)
+                return [transaction(db) for transaction in group]
         except sqlite3.Error as exc:
             raise StorageError(f"the ledger cannot be used ({exc}): {self.path}") from exc
 
@@ -382,6 +412,12 @@ def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
         first_at=moment_or_none(first_ms),
         last_at=moment_or_none(last_ms),
     )
+
+
+def _same_as_last(db: sqlite3.Connection, snapshot: Snapshot) -> str | None:
+    query = "SELECT path, md5, size FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
+    row = db.execute(query, (layout.series(snapshot.key),)).fetchone()
+    return str(row[0]) if row and tuple(row[1:]) == (snapshot.md5, snapshot.size) else None
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:
