@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -36,6 +37,7 @@ _ROTATED = re.compile(r"\.(\d{8}T\d{6}\.\d{3})Z")
 _ENDINGS = {LogKind.ERROR: ".log", LogKind.SLOW: ".slow.log"}
 
 
+@lru_cache(maxsize=4096)
 def segment(name: str) -> str:
     """Make one path segment of any text; different texts give different segments.
 
@@ -55,15 +57,15 @@ def stamp(moment: datetime) -> str:
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z"
 
 
-def snapshot_path(file: LogFile) -> PurePosixPath:
-    """Give where a file's snapshot lies, relative to the storage directory: one place for one identity."""
-    name = f"{segment(file.file_name)}.{stamp(file.updated_at)}{_ENDINGS[file.log]}"
-    return PurePosixPath(SNAPSHOTS, segment(file.instance), segment(file.node), name)
-
-
 def key(file: LogFile) -> str:
     """Give the file's key in the ledger: its snapshot's path, which one identity has and no other."""
-    return snapshot_path(file).as_posix()
+    name = f"{segment(file.file_name)}.{stamp(file.updated_at)}{_ENDINGS[file.log]}"
+    return f"{SNAPSHOTS}/{segment(file.instance)}/{segment(file.node)}/{name}"
+
+
+def snapshot_path(file: LogFile) -> PurePosixPath:
+    """Give where a file's snapshot lies, relative to the storage directory: one place for one identity."""
+    return PurePosixPath(key(file))
 
 
 def series(key: str) -> str:

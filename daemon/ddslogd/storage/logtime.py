@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REACH = 1024 * 1024  # bytes from the range's beginning, or from its end, in which a time is looked for
 READ = 32 * 1024  # bytes: dozens of lines, of which the first or the last mostly has one
+SMALLEST = 2 * 1024  # bytes: a few lines
 BEGINNING = 128  # bytes of a line, in which its time stands
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,7 +68,7 @@ def last_time(window: Window, start: int, end: int) -> datetime | None:
         end: May be within a line.
     """
     since = max(start, end - REACH + 1)
-    for block in reversed(_blocks(since, end)):
+    for block in _blocks_back(since, end):
         if moments := list(_times(window, range(start, end), block)):
             return moments[-1]
     return None
@@ -75,6 +76,14 @@ def last_time(window: Window, start: int, end: int) -> datetime | None:
 
 def _blocks(start: int, end: int) -> list[range]:
     return [range(at, min(at + READ, end)) for at in range(start, end, READ)]
+
+
+def _blocks_back(start: int, end: int) -> Iterator[range]:
+    """Give blocks from the end on: small ones first, since the last line mostly has a time."""
+    size = SMALLEST
+    while end > start:
+        yield range(max(start, end - size), end)
+        end, size = end - size, min(size * 4, READ)
 
 
 def _times(window: Window, lines: range, block: range) -> Iterator[datetime]:
