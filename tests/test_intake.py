@@ -29,7 +29,7 @@ class Body:
 
 async def batches(body: Body) -> tuple[list[bytes], Intake]:
     found = []
-    async with reading(body) as intake:  # type: ignore[arg-type]  # it has the one method that is used
+    async with reading(body, size=None) as intake:  # type: ignore[arg-type]  # it has the one method that is used
         while chunks := await intake.batch():
             found.append(b"".join(chunks))
     return found, intake
@@ -62,7 +62,7 @@ async def test_an_empty_body_has_no_batch() -> None:
 async def test_reading_stops_while_a_batch_waits_to_be_taken() -> None:
     """Memory does not grow with the file where the disk is slow."""
     body = Body(*[bytes(BATCH)] * 50)
-    async with reading(body) as intake:  # type: ignore[arg-type]  # as above
+    async with reading(body, size=None) as intake:  # type: ignore[arg-type]  # as above
         for _ in range(200):
             await asyncio.sleep(0)
         taken = body.taken
@@ -72,7 +72,7 @@ async def test_reading_stops_while_a_batch_waits_to_be_taken() -> None:
 
 
 async def test_reading_ends_with_the_block() -> None:
-    async with reading(Body(*[bytes(BATCH)] * 50)):  # type: ignore[arg-type]  # as above
+    async with reading(Body(*[bytes(BATCH)] * 50), size=None):  # type: ignore[arg-type]  # as above
         pass
 
     assert [task for task in asyncio.all_tasks() if task.get_name() == "intake"] == []
@@ -83,7 +83,7 @@ async def test_a_cancellation_at_the_end_of_the_block_is_not_swallowed() -> None
     left = asyncio.Event()
 
     async def transfer() -> None:
-        async with reading(Body(*[bytes(BATCH)] * 50)):  # type: ignore[arg-type]  # as above
+        async with reading(Body(*[bytes(BATCH)] * 50), size=None):  # type: ignore[arg-type]  # as above
             left.set()
         await asyncio.sleep(0)
         await asyncio.Event().wait()

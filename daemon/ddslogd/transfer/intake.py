@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import aiohttp
 
 BATCH = 512 * 1024  # bytes that are gathered before they are written; as many wait at the most
+LEAST_BATCH = 128 * 1024
+GATHERED = 4 * 1024 * 1024  # bytes of the batches of all transfers that may run at the same time
+
+SMALL = 64 * 1024  # bytes of a body that comes sooner than a task for it would
 
 
 class Intake:
@@ -27,7 +31,9 @@ class Intake:
         error: What broke the connection; None while it holds, and after a regular end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int = BATCH) -> None:
+        """Prepare; a batch has that many bytes or a little more."""
+        self._batch = batch
         self.error: BaseException | None = None
         self._chunks: list[bytes] = []
         self._size = 0
@@ -36,7 +42,7 @@ class Intake:
         self._room = asyncio.Event()
 
     async def batch(self) -> list[bytes]:
-        """Give the next chunks, about ``BATCH`` bytes; none at the end or where the connection broke."""
+        """Give the next chunks, about a batch; none at the end or where the connection broke."""
         await self._ready.wait()
         chunks, self._chunks, self._size = self._chunks, [], 0
         if not self._ended:
@@ -50,7 +56,7 @@ class Intake:
             while chunk := await content.readany():
                 self._chunks.append(chunk)
                 self._size += len(chunk)
-                if self._size >= BATCH:
+                if self._size >= self._batch:
                     self._room.clear()
                     self._ready.set()
                     await self._room.wait()
@@ -61,10 +67,25 @@ class Intake:
             self._ready.set()
 
 
+def batch_size(transfers: int) -> int:
+    """Give the bytes of a batch where so many transfers may run at the same time: memory is shared among them."""
+    return max(LEAST_BATCH, min(BATCH, GATHERED // transfers))
+
+
 @asynccontextmanager
-async def reading(content: aiohttp.StreamReader) -> AsyncIterator[Intake]:
-    """Read a body in a task of its own, which ends with the block."""
-    intake = Intake()
+async def reading(content: aiohttp.StreamReader, *, size: int | None, batch: int = BATCH) -> AsyncIterator[Intake]:
+    """Read a body in a task of its own, which ends with the block; a small one before the block.
+
+    Args:
+        content: The body.
+        size: Its bytes, as far as is known.
+        batch: Bytes that are gathered.
+    """
+    intake = Intake(batch)
+    if size is not None and size <= SMALL:
+        await intake.read(content)
+        yield intake
+        return
     task = asyncio.create_task(intake.read(content), name="intake")
     try:
         yield intake
