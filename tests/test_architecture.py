@@ -24,13 +24,15 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 1: pure.
     {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
     {"storage.logtime"},
-    {"pacing", "shared", "operate.log", "operate.progress"},
+    {"pacing", "shared", "grouped", "operate.log", "operate.progress"},
     {"values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget"},
     {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem"},
-    {"cloud.identity", "storage.part", "storage.window", "storage.database"},
+    {"cloud.identity", "storage.window", "storage.database"},
+    {"storage.publisher"},
+    {"storage.part"},
     {"storage.store"},
     {"cloud.api", "cloud.tokens", "cloud.keys"},
     {"storage.ledger"},
@@ -54,7 +56,7 @@ LEVELS = {module: level for level, layer in enumerate(LAYERS) for module in laye
 # A module, or a package with all that is in it.
 KNOWN_BY: dict[str, set[str]] = {
     "aiohttp": {"cloud", "transfer", "operate.web", "sandbox"},
-    "aiofiles": {"storage", "transfer"},
+    "aiofiles": {"cloud.credentials"},
     "yaml": {"config", "values", "yamltree", "storage.shippers"},  # Promtail keeps its books in YAML
     "pydantic": {"config", "values", "yamltree"},
     "pydantic_core": {"config", "values", "yamltree"},

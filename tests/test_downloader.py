@@ -429,3 +429,22 @@ async def test_the_books_know_the_checksum_and_the_etag(bed: Bed, log: bytes) ->
     md5 = hashlib.md5(log, usedforsecurity=False).hexdigest()
     snapshot = snapshot_of(report)
     assert (snapshot.md5, snapshot.etag, snapshot.size) == (md5, f'"{md5}"', len(log))
+
+
+async def test_by_length_alone_no_md5_is_taken_so_that_a_flipped_byte_is_not_seen(
+    sandbox: Sandbox, bed: Bed, log: bytes
+) -> None:
+    bed.set("attempts: 5", "attempts: 5\n  verify: length")
+    sandbox.faults.corrupt = [0]
+
+    snapshot = snapshot_of(await bed.collect())
+
+    assert (snapshot.md5, snapshot.verified, bed.contents()[0][1:]) == ("", True, log[1:])
+
+
+async def test_by_length_alone_a_file_without_a_length_is_unverified(sandbox: Sandbox, bed: Bed, log: bytes) -> None:
+    """Its MD5, which would prove it, is not taken."""
+    bed.set("attempts: 5", "attempts: 5\n  verify: length")
+    sandbox.faults.no_length = True
+
+    assert (snapshot_of(await bed.collect()).verified, bed.contents()) == (False, [log])

@@ -167,6 +167,25 @@ async def test_names_that_had_to_be_altered_are_adopted_once(sandbox: Sandbox, b
     assert await restart(bed) == []
 
 
+@pytest.mark.parametrize(("left", "kept"), [(LOG, "ledger.completed"), (LOG[1:], "ledger.adopted"), (None, None)])
+async def test_a_promise_without_a_checksum_is_kept_by_the_files_length(
+    sandbox: Sandbox, bed: Bed, left: bytes | None, kept: str | None
+) -> None:
+    """With ``download.verify: length``: the bytes were on the disk before the file had its name."""
+    bed.set("attempts: 5", "attempts: 5\n  verify: length")
+    sandbox.write(NODE, LOG)
+    await bed.collect()
+    change(bed, "UPDATE snapshots SET published = 0")
+    (path,) = bed.files()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+
+    events = await restart(bed)
+
+    assert [event for event in events if event.startswith("ledger")] == ([kept] if kept else [])
+
+
 async def test_sha256_stands_in_the_books_where_it_is_asked_for(sandbox: Sandbox, bed: Bed) -> None:
     bed.set("keep_free: 0", "keep_free: 0\n  sha256: true")
     sandbox.write(NODE, LOG)

@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ import pytest
 from ddslogd.errors import Changed, Locked, StorageError
 from ddslogd.models import Identity, LogFile
 from ddslogd.storage import layout
+from ddslogd.storage.part import MOST_HELD, SMALL
 from ddslogd.storage.store import Store
 
 if TYPE_CHECKING:
@@ -85,6 +88,80 @@ async def test_the_same_bytes_published_again_change_nothing(store: Store, tmp_p
     await publish(store, b"first")
 
     assert (final(tmp_path).stat().st_ino, list(final(tmp_path).parent.iterdir())) == (number, [final(tmp_path)])
+
+
+async def test_a_small_file_is_not_made_before_it_is_whole(store: Store, tmp_path: Path) -> None:
+    """It is written with others that get their names at the same time."""
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"01234", b"56789"])
+        before = list((tmp_path / "logs").rglob("*.part"))
+        digest = part.digests.md5
+        await part.publish()
+
+    assert (before, digest) == ([], "781e5e245d69b566979b86e28d23f2c7")  # md5sum of 0123456789
+    assert final(tmp_path).read_bytes() == b"0123456789"
+
+
+async def test_a_small_file_that_is_not_published_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"0123456789"])
+
+    async with store.part(FILE) as again:
+        assert (again.size, list((tmp_path / "logs").rglob("*.part"))) == (0, [])
+
+
+async def test_more_than_a_small_file_holds_is_counted(store: Store) -> None:
+    """So that it does not pass for whole."""
+    async with store.part(FILE) as part:
+        await part.begin(IDENTITY)
+        await part.append([b"0123456789"])
+        await part.append([b"x"])
+
+        assert (part.size, part.received) == (11, 11)
+
+
+async def test_small_files_wait_while_too_much_of_them_is_in_memory(store: Store) -> None:
+    """The disk is behind: reading goes on when it has caught up."""
+    files = [replace(FILE, node=f"node-{at}") for at in range(MOST_HELD // SMALL + 1)]
+    identity = Identity(etag='"abc"', total=SMALL)
+    async with AsyncExitStack() as stack:
+        parts = [await stack.enter_async_context(store.part(file)) for file in files]
+        for part in parts[:-1]:
+            await part.begin(identity)
+            await part.append([bytes(SMALL)])
+        waiting = asyncio.create_task(parts[-1].begin(identity))
+        await asyncio.sleep(0)
+        before = waiting.done()
+        await parts[0].publish()
+        await waiting
+
+    assert not before
+
+
+async def test_a_batch_of_many_pieces_is_written_whole(store: Store, tmp_path: Path) -> None:
+    """More than one writev takes."""
+    async with store.part(FILE) as part:
+        await part.begin(Identity(total=None))
+        await part.append([b"%05d\n" % number for number in range(3000)])
+        await part.publish()
+
+    assert final(tmp_path).read_bytes() == b"".join(b"%05d\n" % number for number in range(3000))
+
+
+async def test_a_write_that_the_disk_takes_half_of_is_gone_on_with(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, pieces: real(fd, [pieces[0][:3]]))
+    async with store.part(FILE) as part:
+        await part.begin(Identity(total=None))
+        await part.append([b"01234", b"5", b"6789"])
+        digest = part.digests.md5
+        await part.publish()
+
+    assert (final(tmp_path).read_bytes(), digest) == (b"0123456789", "781e5e245d69b566979b86e28d23f2c7")
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -352,7 +429,7 @@ async def test_a_part_that_cannot_be_synced_is_thrown_away(
     async with store.part(FILE) as part:
         await part.begin(IDENTITY)
         await part.append([b"0123456789"])
-        monkeypatch.setattr(os, "fsync", broken)
+        monkeypatch.setattr(os, "fdatasync", broken)
         with pytest.raises(StorageError, match="EIO"):
             await part.publish()
 
@@ -376,6 +453,7 @@ async def test_once_a_day_parts_that_nobody_knows_of_are_swept_and_growing_ones_
 ) -> None:
     async with store.part(FILE) as part:
         await part.begin(IDENTITY)
+        await part.append([b"01234"])
         stray = final(tmp_path).with_name(".stray.part")
         stray.write_bytes(b"x")
         early = stray.exists() and await store.sweep(NOW + timedelta(hours=23))

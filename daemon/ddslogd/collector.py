@@ -270,8 +270,9 @@ class _Cycle:
             return  # none of the nodes that were asked for has such a log
 
         def hand_on(link: Link) -> None:
-            self._running[layout.series(layout.key(link.file))] += 1
-            group.create_task(self._settle(link, export), name=f"{self._instance.name}/{link.file.node}")
+            key = layout.key(link.file)
+            self._running[layout.series(key)] += 1
+            group.create_task(self._settle(link, key, export), name=f"{self._instance.name}/{link.file.node}")
 
         export = Export(
             instance,
@@ -291,11 +292,11 @@ class _Cycle:
                 self._note(failed)
             self._collector.roster.heard(instance, kind, export.rows)
 
-    async def _settle(self, link: Link, export: Export) -> None:
-        outcome = await self._bring(link, export)
+    async def _settle(self, link: Link, key: str, export: Export) -> None:
+        outcome = await self._bring(link, key, export)
         self._note(outcome)
         self._collector.progress.ended(link.file, outcome)
-        series = layout.series(layout.key(link.file))
+        series = layout.series(key)
         self._running[series] -= 1
         if not self._running[series]:  # else the newer of two files could come before the older
             await self._catch_up(series)
@@ -326,17 +327,17 @@ class _Cycle:
             case Unchanged(file=file) | Superseded(file=file):
                 log.debug("file.skipped", instance=self._instance.name, node=file.node, file=file.file_name)
 
-    async def _bring(self, link: Link, export: Export) -> Outcome:
+    async def _bring(self, link: Link, key: str, export: Export) -> Outcome:
         """Bring one file to disk; whatever is foreseen is an outcome."""
         file, archive = link.file, self._collector.archive
         received, began_at = 0, self._collector.clock.now()
         try:
-            if await archive.ledger.holds(layout.key(file)):
+            if await archive.ledger.holds(key):
                 return Unchanged(file=file)
             async with archive.store.part(file) as part:
                 try:
                     fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
-                    return await self._keep(link, part, fetched, began_at=began_at)
+                    return await self._keep(link, key, part, fetched, began_at=began_at)
                 finally:
                     received = part.received
         except (CloudError, TransferError, StorageError) as exc:
@@ -349,7 +350,7 @@ class _Cycle:
                 fetched=received,
             )
 
-    async def _keep(self, link: Link, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
+    async def _keep(self, link: Link, key: str, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
         file, ledger = link.file, self._collector.archive.ledger
         if fetched is None:
@@ -360,8 +361,8 @@ class _Cycle:
             return Unchanged(file=file)
         snapshot = Snapshot(
             file=file,
-            key=layout.key(file),
-            path=layout.key(file),
+            key=key,
+            path=key,
             size=part.size,
             md5=part.digests.md5,
             sha256=part.digests.sha256,
@@ -372,14 +373,14 @@ class _Cycle:
             attempts=fetched.attempts,
             request_ids=tuple(filter(None, (link.request_id, fetched.request_id))),
         )
-        same = await ledger.same_as_last(snapshot)
+        same = await ledger.promise(snapshot)
         if same is not None and await self._collector.archive.store.has(same):
             await part.remove()
             await ledger.enter(replace(snapshot, path=same))
             return Unchanged(file=file, fetched=part.received)
-        await ledger.promise(snapshot)
-        await part.publish()
-        first_at, last_at = await self._collector.archive.store.log_times(snapshot.path)
+        if same is not None:
+            await ledger.promise(snapshot, even_if_same=True)
+        first_at, last_at = await part.publish()
         await ledger.enter(replace(snapshot, first_at=first_at, last_at=last_at))
         return Stored(snapshot=snapshot, fetched=part.received)
 

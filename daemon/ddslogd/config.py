@@ -325,6 +325,9 @@ class Download(Section):
     """A link with less life than this is renewed before it is used; the shortest life seen is 3 minutes."""
     attempts: int = Field(default=5, strict=True, ge=1, le=100)
     """Tries per file in one cycle."""
+    verify: Literal["md5", "length"] = "md5"
+    """What proves a file whole: its MD5 where the object store gives one, or its length alone, which takes less of the
+    processor."""
     max_size: Size = Field(default=1024**3, ge=1)
     """A file larger than this is refused; the cloud's own limit is 40 MB."""
 

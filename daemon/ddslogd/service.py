@@ -32,6 +32,7 @@ from ddslogd.pacing import Skew
 from ddslogd.roster import Roster
 from ddslogd.scheduler import Chore, Scheduler
 from ddslogd.storage.ledger import Ledger
+from ddslogd.storage.part import Checks
 from ddslogd.storage.recovery import recover
 from ddslogd.storage.retention import Retention
 from ddslogd.storage.store import Store, claim
@@ -279,7 +280,7 @@ async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
         storage.directory,
         keep_free=storage.keep_free,
         fresh_for=settings.export.fresh_for,
-        with_sha256=storage.sha256,
+        checks=Checks(md5=settings.download.verify == "md5", sha256=storage.sha256),
     )
     stack.callback(store.close)
     found = await asyncio.to_thread(store.open, clock.now())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of a reply; a row is some 700, so this is 20,000 nodes
 REQUEST_TIMEOUT_S = 60.0  # silence on the connection; the vendor's client waits 120
+READ_BUFFER = 64 * 1024  # bytes that wait in a connection, twice that at the most; more gains nothing, measured
 USER_AGENT = f"ddslogd/{__version__} aiohttp/{aiohttp.__version__}"
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -146,6 +147,6 @@ def new_session(
         proxy=proxy,
         trust_env=False,
         auto_decompress=False,
-        read_bufsize=256 * 1024,
+        read_bufsize=READ_BUFFER,
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
     )

@@ -9,13 +9,13 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ddslogd.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,22 +71,24 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
-def make_directories(root: Path, path: Path) -> None:
-    """Make the directories below the root, whatever the umask.
+def make_directories(root: Path, path: Path) -> set[Path]:
+    """Make the directories below the root, whatever the umask; give those whose entries are new, to be synced.
 
     Raises:
         OSError: The disk refuses.
         StorageError: One of them is a link to elsewhere, or no directory.
     """
-    directory = root
-    for name in path.relative_to(root).parts:
-        directory /= name
+    new = set()
+    directory = str(root)
+    for name in path.parts[len(root.parts) :]:  # text, not paths: this is done for each file
+        parent, directory = directory, f"{directory}/{name}"
         with suppress(FileExistsError):
-            directory.mkdir()
-            directory.chmod(DIRECTORY_MODE)
-            sync_directory(directory.parent)
-        if not stat.S_ISDIR(directory.lstat().st_mode):
+            os.mkdir(directory)  # noqa: PTH102  # as above
+            os.chmod(directory, DIRECTORY_MODE)  # noqa: PTH101  # as above
+            new.add(Path(parent))
+        if not stat.S_ISDIR(os.lstat(directory).st_mode):
             raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
+    return new
 
 
 def sync_directory(path: Path) -> None:

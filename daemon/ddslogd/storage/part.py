@@ -1,4 +1,8 @@
-"""A part: a hidden file that grows to a snapshot."""
+"""A part: a hidden file that grows to a snapshot.
+
+Bytes pass through Python once: a batch is one ``writev`` and its checksums, in one of a few threads. A small file is
+not even made before it is whole; the publisher writes it together with others.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +11,70 @@ import ctypes
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import aiofiles
-
-from ddslogd.errors import Changed, StorageError
+from ddslogd.errors import Changed
 from ddslogd.models import Identity
 from ddslogd.storage import layout
-from ddslogd.storage.filesystem import FILE_MODE, disk, md5_of, no_follow, sync_directory, unbroken
+from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, unbroken
+from ddslogd.storage.publisher import Publisher, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from aiofiles.threadpool.binary import AsyncFileIO
+    from ddslogd.storage.publisher import LogTimes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
 READ_SIZE = 1024 * 1024
+WRITERS = 4  # threads that write and take checksums
+SMALL = 64 * 1024  # bytes of a file that is kept in memory until it is whole
+MOST_HELD = 4 * 1024 * 1024  # bytes of all of these; who would add to them waits
+_MOST_PIECES = 1024  # of one writev: IOV_MAX
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserve blocks, leave the length as it is. fallocate(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Digests:
-    """The checksums of a file, taken as it grows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """Which checksums are taken.
 
     Attributes:
-        with_sha256: Whether to take SHA-256 beside MD5.
+        md5: What object stores give; about 1.7 s of a processor a GiB.
+        sha256: Beside it; about half as much where the processor has instructions for it.
     """
 
-    def __init__(self, *, with_sha256: bool) -> None:
-        self.with_sha256 = with_sha256
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._sha256 = hashlib.sha256() if with_sha256 else None
+    md5: bool = True
+    sha256: bool = False
+
+
+MD5_ALONE = Checks()
+
+
+class Digests:
+    """The checksums of a file, taken as it grows."""
+
+    def __init__(self, checks: Checks) -> None:
+        self._md5 = hashlib.md5(usedforsecurity=False) if checks.md5 else None
+        self._sha256 = hashlib.sha256() if checks.sha256 else None
 
     def update(self, data: bytes | memoryview) -> None:
         """Take in what follows; blocks for about 2 ms a MiB."""
-        self._md5.update(data)
+        if self._md5 is not None:
+            self._md5.update(data)
         if self._sha256 is not None:
             self._sha256.update(data)
 
     @property
     def md5(self) -> str:
-        """Give the lower-case hex MD5."""
-        return self._md5.hexdigest()
+        """Give the lower-case hex MD5; empty where it is not taken."""
+        return self._md5.hexdigest() if self._md5 is not None else ""
 
     @property
     def sha256(self) -> str:
@@ -57,24 +82,60 @@ class Digests:
         return self._sha256.hexdigest() if self._sha256 is not None else ""
 
 
+class Desk:
+    """What all parts of a store work with: threads that write, who publishes, and how much is held in memory."""
+
+    def __init__(self, checks: Checks) -> None:
+        self.checks = checks
+        self.publisher = Publisher()
+        self._held = 0  # bytes
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
+
+    def close(self) -> None:
+        """Finish what was handed in."""
+        self._writers.shutdown()
+        self.publisher.close()
+
+    async def room(self) -> None:
+        """Wait until there is room in memory for another small file: the publisher is behind."""
+        await self._has_room.wait()
+
+    def hold(self, size: int) -> None:
+        """Note that bytes are kept in memory, or with a negative number that they are not any more."""
+        self._held += size
+        if self._held < MOST_HELD:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+
+    async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take a blocking step in one of the writers' threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._writers, partial(step, *args, **kwargs))
+
+
 class Part:
     """A snapshot that is growing: a hidden file with one writer.
 
     Attributes:
-        size: Bytes on disk that count.
+        size: Bytes that count.
         received: Bytes that were ever appended, thrown away since or not.
-        digests: Of the bytes on disk.
+        digests: Of the bytes that count.
         identity: What the bytes are a part of.
         tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
             fetched again and compared.
     """
 
-    def __init__(self, directory: Path, final_name: str, *, with_sha256: bool = False) -> None:
-        self._directory = directory
-        self._final_name = final_name
+    def __init__(self, root: Path, final: Path, *, desk: Desk) -> None:
+        self._root = root
+        self._final = final
+        self._desk = desk
+        self._begun = False
         self._path: Path | None = None
-        self._file: AsyncFileIO | None = None
-        self.digests = Digests(with_sha256=with_sha256)
+        self._fd: int | None = None
+        self._held: tuple[bytes, ...] = ()  # all there is of a small file
+        self.digests = Digests(desk.checks)
         self.size = 0
         self.received = 0
         self.identity = Identity()
@@ -82,12 +143,12 @@ class Part:
 
     @property
     def path(self) -> Path | None:
-        """Give the hidden file; None before anything has begun."""
+        """Give the hidden file; None where there is none (yet)."""
         return self._path
 
     @property
     def resumable(self) -> bool:
-        """Tell whether what is on disk can be proved to belong to what the object store holds."""
+        """Tell whether what is there can be proved to belong to what the object store holds."""
         return self.size > 0 and self.identity.total is not None and self.identity.etag.startswith('"')
 
     @unbroken
@@ -98,25 +159,23 @@ class Part:
             StorageError: It cannot be opened or read.
         """
         with disk(path):
-            self._file = await aiofiles.open(path, "r+b", buffering=0, opener=no_follow)
-            self._path, self.identity = path, identity
-            self.size, self.tail = await asyncio.to_thread(self._adopt, self._file.fileno(), trusted)
+            self._fd = await self._desk.run(no_follow, str(path), os.O_RDWR)
+            self._path, self.identity, self._begun = path, identity, True
+            self.size, self.tail = await self._desk.run(self._adopt, self._fd, trusted=trusted)
 
-    @unbroken
     async def begin(self, identity: Identity) -> None:
-        """Begin from zero with an object of this identity; what was on disk is thrown away.
+        """Begin from zero with an object of this identity; what was there is thrown away.
 
         Raises:
             StorageError: The file cannot be made, or the disk has no room for the whole of it.
         """
-        await self.remove()
-        path = self._directory / layout.part_name(self._final_name, identity)
-        with disk(path):
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-            self._file = await aiofiles.open(path, "xb", buffering=0, opener=no_follow)
-            self._path, self.identity = path, identity
-            os.fchmod(self._file.fileno(), FILE_MODE)
-            await asyncio.to_thread(_preallocate, self._file.fileno(), identity.total or 0)
+        if self._begun:
+            await self.remove()
+        self.identity, self._begun = identity, True
+        if identity.total is None or identity.total > SMALL:
+            await self._create()
+        else:
+            await self._desk.room()
 
     async def append(self, chunks: Sequence[bytes]) -> None:
         """Write the chunks behind what is there.
@@ -126,75 +185,116 @@ class Part:
             StorageError: The disk refuses; what was written counts.
             ValueError: Nothing has begun.
         """
-        if self._file is None or self._path is None:
+        if not self._begun:
             msg = "a part is appended to after begin or take_over"
             raise ValueError(msg)
-        batch = memoryview(b"".join(chunks))
+        size = sum(map(len, chunks))
+        if self._fd is None and (self._held or size == self.identity.total):
+            self._hold(chunks, size)
+            return
+        if self._fd is None:
+            await self._create()
+        await self._write(self._compared(chunks) if self.tail else chunks)
+
+    def _hold(self, chunks: Sequence[bytes], size: int) -> None:
+        """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
+        for chunk in chunks:
+            self.digests.update(chunk)
+        self._held += tuple(chunks)
+        self.size += size
+        self.received += size
+        self._desk.hold(size)
+
+    def _release(self) -> None:
+        self._desk.hold(-sum(map(len, self._held)))
+        self._held = ()
+
+    def _compared(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
+        batch = b"".join(chunks)
         known = min(len(self.tail), len(batch))
         if batch[:known] != self.tail[:known]:
             raise Changed("what an earlier process left on disk is not what the object store sends")
         self.tail = self.tail[known:]
-        while batch:
-            batch = batch[await self._write(self._file, batch) :]
+        return [batch]
 
     @unbroken
-    async def _write(self, file: AsyncFileIO, batch: memoryview) -> int:
-        with disk(self._directory / self._final_name):
-            written: int = await file.write(batch)
-        await asyncio.to_thread(self.digests.update, batch[:written])
-        self.size += written
-        self.received += written
-        return written
+    async def _create(self) -> None:
+        path = self._final.parent / layout.part_name(self._final.name, self.identity)
+        with disk(path):
+            self._fd = await self._desk.run(_made, self._root, path, self.identity.total or 0)
+            self._path = path
+
+    @unbroken
+    async def _write(self, chunks: Sequence[bytes]) -> None:
+        with disk(self._final):
+            await self._desk.run(self._write_all, chunks)
+
+    def _write_all(self, chunks: Sequence[bytes]) -> None:
+        """Write, and take the checksums of what was written; what was before an error counts."""
+        for first in range(0, len(chunks), _MOST_PIECES):
+            pieces = [memoryview(chunk) for chunk in chunks[first : first + _MOST_PIECES]]
+            while pieces:
+                written = os.writev(self._fd or 0, pieces)
+                self.size += written
+                self.received += written
+                pieces = self._checked(pieces, written)
+
+    def _checked(self, pieces: Sequence[memoryview], written: int) -> list[memoryview]:
+        """Take the checksums of the first bytes; give what is left."""
+        left = []
+        for piece in pieces:
+            done, rest = piece[:written], piece[written:]
+            written -= len(done)
+            if done:
+                self.digests.update(done)
+            if rest:
+                left.append(rest)
+        return left
 
     @unbroken
     async def close(self) -> None:
         """Leave the part as it is, for a later transfer to go on with."""
-        file, self._file = self._file, None
-        if file is not None and self._path is not None:
+        fd, self._fd = self._fd, None
+        if fd is not None and self._path is not None:
             with disk(self._path):
-                await asyncio.to_thread(_trim, file.fileno(), self.size)
-                await file.close()
+                await self._desk.run(_trim_and_close, fd, self.size)
 
-    @unbroken
     async def remove(self) -> None:
-        """Throw away what is on disk."""
-        file, self._file = self._file, None
-        path, self._path = self._path, None
-        self.size, self.tail, self.identity = 0, b"", Identity()
-        self.digests = Digests(with_sha256=self.digests.with_sha256)
-        if path is not None:
-            with disk(path):
-                if file is not None:
-                    await file.close()
-                await asyncio.to_thread(path.unlink, missing_ok=True)
+        """Throw away what is there."""
+        self._release()
+        self.size, self.tail, self.identity, self._begun = 0, b"", Identity(), False
+        self.digests = Digests(self._desk.checks)
+        if self._path is not None:
+            await self._unlink(self._path)
 
     @unbroken
-    async def publish(self) -> None:
-        """Sync the part, give it its final name, and sync the directory.
+    async def _unlink(self, path: Path) -> None:
+        fd, self._fd, self._path = self._fd, None, None
+        with disk(path):
+            await self._desk.run(_close_and_unlink, fd, path)
 
-        A part that cannot be synced is thrown away: the kernel has given its pages up, a second try would succeed
-        without them.
+    @unbroken
+    async def publish(self) -> LogTimes:
+        """Sync the part, give it its final name, and sync the directory; give the times that its lines tell.
+
+        A part that cannot be published is thrown away.
 
         Raises:
             StorageError: The disk refuses, or a file with other bytes has that name already.
+            ValueError: Nothing has begun.
         """
-        if self._file is None or self._path is None:
+        if not self._begun:
             msg = "a part is published after begin or take_over"
             raise ValueError(msg)
-        final = self._directory / self._final_name
+        part = self._path or self._final.parent / layout.part_name(self._final.name, self.identity)
+        whole = Whole(root=self._root, part=part, final=self._final, fd=self._fd, chunks=self._held, size=self.size)
+        self._fd, self._path = None, None  # the publisher's from here on
         try:
-            with disk(final):
-                await asyncio.to_thread(_settle, self._file.fileno(), self.size)
-        except StorageError:
-            await self.remove()
-            raise
-        file, self._file = self._file, None
-        with disk(final):
-            await file.close()
-            await asyncio.to_thread(_rename_once, self._path, final, self.digests.md5)
-        self._path = None
+            return await self._desk.publisher.publish(whole)
+        finally:
+            self._release()
 
-    def _adopt(self, fd: int, trusted: bool) -> tuple[int, bytes]:  # noqa: FBT001  # called through a thread
+    def _adopt(self, fd: int, *, trusted: bool) -> tuple[int, bytes]:
         size = os.fstat(fd).st_size
         good = size if trusted else max(0, size - UNTRUSTED_TAIL)
         offset = 0
@@ -207,6 +307,21 @@ class Part:
         return offset, tail
 
 
+def _made(root: Path, path: Path, size: int) -> int:
+    """Make the file of a part, with blocks for all of it; give its descriptor."""
+    for parent in make_directories(root, path.parent):  # each time: somebody may have tidied up
+        sync_directory(parent)
+    path.unlink(missing_ok=True)
+    fd = no_follow(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        os.fchmod(fd, FILE_MODE)
+        _preallocate(fd, size)
+    except OSError:
+        _close_and_unlink(fd, path)
+        raise
+    return fd
+
+
 def _preallocate(fd: int, size: int) -> None:
     """Reserve the blocks, so that a full disk shows now; where the file system cannot, it shows later."""
     if size == 0 or _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
@@ -216,23 +331,15 @@ def _preallocate(fd: int, size: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _trim(fd: int, size: int) -> None:
+def _trim_and_close(fd: int, size: int) -> None:
     """Give back the blocks that were reserved and not written."""
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
 
 
-def _settle(fd: int, size: int) -> None:
-    os.fchmod(fd, FILE_MODE)
-    _trim(fd, size)
-    os.fsync(fd)
-
-
-def _rename_once(part: Path, final: Path, md5: str) -> None:
-    """Rename, unless the name is taken: a published file is never rewritten. One writer, so nobody comes between."""
-    if not os.path.lexists(final):
-        part.rename(final)
-    elif final.is_symlink() or md5_of(final) != md5:
-        raise FileExistsError(errno.EEXIST, "a file with other bytes has this name already")
-    else:  # published by a run that ended before it could enter it in the ledger
-        part.unlink()
-    sync_directory(final.parent)
+def _close_and_unlink(fd: int | None, path: Path) -> None:
+    if fd is not None:
+        os.close(fd)
+    path.unlink(missing_ok=True)

@@ -56,6 +56,8 @@ async def recover(store: Store, ledger: Ledger, *, found: Sequence[str], names: 
 
 async def _is_kept(store: Store, promised: Snapshot) -> bool:
     try:
+        if not promised.md5:  # the bytes were on the disk before the file had its name, so its name says enough
+            return await store.has(promised.path) and await store.size_of(promised.path) == promised.size
         return await store.md5_of(promised.path) == promised.md5
     except StorageError:  # told where it is adopted, or not
         return False

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ddslogd.errors import Locked, StorageError
-from ddslogd.storage import layout, window
-from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, exists, make_directories, md5_of
-from ddslogd.storage.logtime import first_time, last_time
-from ddslogd.storage.part import Part
+from ddslogd.storage import layout
+from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, exists, md5_of
+from ddslogd.storage.part import MD5_ALONE, Checks, Desk, Part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -45,19 +44,19 @@ class _Left:
 class Store:
     """The storage directory. One process writes to it."""
 
-    def __init__(self, directory: Path, *, keep_free: int, fresh_for: timedelta, with_sha256: bool = False) -> None:
+    def __init__(self, directory: Path, *, keep_free: int, fresh_for: timedelta, checks: Checks = MD5_ALONE) -> None:
         """Prepare; ``open`` makes it usable.
 
         Args:
             directory: Holds ``snapshots``.
             keep_free: Bytes of the file system that stay free.
             fresh_for: How long the cloud serves an export; after that nothing can go on with its parts.
-            with_sha256: Whether to take SHA-256 beside MD5.
+            checks: Which checksums are taken of what comes.
         """
         self._directory = directory
         self._keep_free = keep_free
         self._fresh_for = fresh_for
-        self._with_sha256 = with_sha256
+        self._desk = Desk(checks)
         self._left: dict[Path, _Left] = {}  # by final path
         self._lent: set[Path] = set()  # final paths of parts that are growing
         self._swept_at = datetime.max.replace(tzinfo=UTC)
@@ -85,6 +84,7 @@ class Store:
 
     def close(self) -> None:
         """Let another process claim the directory."""
+        self._desk.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -107,12 +107,10 @@ class Store:
         where none could go on with it.
 
         Raises:
-            StorageError: Its directory cannot be made, or the disk refuses to put it aside.
+            StorageError: The disk refuses to put it aside.
         """
         final = self._directory / layout.snapshot_path(file)
-        with disk(final.parent):  # each time: somebody may have tidied up
-            await asyncio.to_thread(make_directories, self._directory, final.parent)
-        part = Part(final.parent, final.name, with_sha256=self._with_sha256)
+        part = Part(self._directory, final, desk=self._desk)
         self._lent.add(final)
         try:
             left = self._left.pop(final, None)
@@ -162,14 +160,6 @@ class Store:
         path = self._directory / key
         with disk(path):
             return (await asyncio.to_thread(path.lstat)).st_size
-
-    async def log_times(self, key: str) -> tuple[datetime | None, datetime | None]:
-        """Give the first and the last time that a published snapshot's lines tell; None where they tell none.
-
-        Raises:
-            StorageError: It cannot be read.
-        """
-        return await asyncio.to_thread(_log_times, self._directory / key)
 
     async def sweep(self, now: datetime) -> int:
         """Remove the parts that nothing can go on with any more; give the number of those that were known of.
@@ -250,11 +240,6 @@ def claim(directory: Path) -> int:
     with disk(path):
         path.write_text(f"{os.getpid()}\n")
     return fd
-
-
-def _log_times(path: Path) -> tuple[datetime | None, datetime | None]:
-    with window.opened(path) as lines:
-        return first_time(lines, 0, lines.size), last_time(lines, 0, lines.size)
 
 
 def _objection(path: Path) -> str:

@@ -18,7 +18,7 @@ from ddslogd.cloud.http import NETWORK_ERRORS, network_reason
 from ddslogd.errors import Changed, Corrupt, Interrupted, LinkRefused, Unpublishable
 from ddslogd.transfer import answers
 from ddslogd.transfer.effort import Effort
-from ddslogd.transfer.intake import reading
+from ddslogd.transfer.intake import batch_size, reading
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ddslogd.config import Download
-    from ddslogd.models import Identity, Link, LogFile, Progress
+    from ddslogd.models import Link, LogFile, Progress
     from ddslogd.pacing import Clock, Skew
     from ddslogd.storage.part import Part
     from ddslogd.transfer.intake import Intake
@@ -80,6 +80,7 @@ class Downloader:
         self._clock = clock
         self._skew = skew
         self._progress = progress
+        self._batch = batch_size(settings.concurrent)
 
     async def fetch(self, link: Link, part: Part, *, renew: Callable[[Link], Awaitable[Link | None]]) -> Fetched | None:
         """Bring the whole file into the part; None where a newer file took its place meanwhile.
@@ -108,9 +109,7 @@ class Downloader:
                     continue
                 try:
                     await self._attempt(link, part, effort)
-                    return Fetched(
-                        verified=_proven(part.identity), attempts=effort.requests, request_id=effort.request_id
-                    )
+                    return Fetched(verified=_proven(part), attempts=effort.requests, request_id=effort.request_id)
                 except (Interrupted, LinkRefused, Changed, Corrupt) as exc:
                     if isinstance(exc, Changed | Corrupt):
                         await part.remove()
@@ -129,7 +128,7 @@ class Downloader:
         try:
             async with (
                 self._session.get(URL(link.url, encoded=True), headers=headers, allow_redirects=False) as response,
-                reading(response.content) as intake,
+                reading(response.content, size=response.content_length, batch=self._batch) as intake,
             ):
                 self._skew.observe(response.headers.get("Date", ""), self._clock.now())
                 effort.request_id = wire.request_id_of(response.headers)
@@ -171,13 +170,14 @@ def _prove_whole(part: Part) -> None:
     identity = part.identity
     if identity.total is not None and part.size < identity.total:
         raise Interrupted(f"the connection ended at byte {part.size} of {identity.total}")
-    if part.size == 0 and not _proven(identity):
+    if part.size == 0 and not _proven(part):
         raise Interrupted("nothing came, and neither a length nor a checksum says that nothing is all")
     if identity.total is not None and part.size > identity.total:
         raise Corrupt(f"{part.size} bytes came where {identity.total} were announced")
-    if identity.md5 and identity.md5 != part.digests.md5:
-        raise Corrupt(f"the bytes' MD5 is {part.digests.md5}, the object store says {identity.md5}")
+    md5 = part.digests.md5
+    if identity.md5 and md5 and identity.md5 != md5:
+        raise Corrupt(f"the bytes' MD5 is {md5}, the object store says {identity.md5}")
 
 
-def _proven(identity: Identity) -> bool:
-    return identity.total is not None or bool(identity.md5)
+def _proven(part: Part) -> bool:
+    return part.identity.total is not None or bool(part.identity.md5 and part.digests.md5)

@@ -1,0 +1,192 @@
+"""Files that are whole get their names, many at a time: written, synced, renamed, and their directories synced.
+
+Durability costs the same for one file as for many: the first sync of a group commits the journal for the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from ddslogd.errors import StorageError
+from ddslogd.grouped import Grouped
+from ddslogd.storage import window
+from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory
+from ddslogd.storage.logtime import first_time, last_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+T = TypeVar("T")
+
+MOST = 64  # files of a group
+LANES = 4  # threads of a group
+
+LogTimes = tuple[datetime | None, datetime | None]
+"""The first and the last time that a file's lines tell; None where they tell none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """A part with nothing more to come.
+
+    Attributes:
+        root: The storage directory; it exists.
+        part: The hidden file, beside ``final``.
+        fd: Of the hidden file; None where it is still to be written.
+        chunks: What it is to hold then.
+        size: Bytes.
+    """
+
+    root: Path
+    part: Path
+    final: Path
+    fd: int | None
+    chunks: Sequence[bytes]
+    size: int
+
+
+class Publisher:
+    """Publishes what is whole. A file that cannot be synced does not get its name."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher")
+        self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="lane")
+        self._publish = Grouped(self._run, thread=self._thread, most=MOST)
+
+    def close(self) -> None:
+        """Finish what was handed in."""
+        self._thread.shutdown()
+        self._lanes.shutdown()
+
+    async def publish(self, whole: Whole) -> LogTimes:
+        """Make a file durable under its final name, and read its times; its descriptor is closed then, come what may.
+
+        Where it fails before it has its name, the hidden file is removed: the kernel has given up pages that it could
+        not write, and a second sync would succeed without them.
+
+        Raises:
+            StorageError: The disk refuses, or a file with other bytes has that name already.
+        """
+        return await self._publish(whole)
+
+    def _run(self, group: Sequence[Whole]) -> list[LogTimes | Exception]:
+        """Publish a group step by step; whom one step fails, the others leave out."""
+        jobs = [_Job(whole) for whole in group]
+        self._at_once(_Job.write_and_sync, jobs)
+        for job in jobs:
+            job.step(job.rename)
+        self._at_once(partial(_sync_for, jobs), list({directory for job in jobs for directory in job.directories}))
+        return [job.error or job.times for job in jobs]
+
+    def _at_once(self, step: Callable[[T], None], items: Sequence[T]) -> None:
+        """Take a step for each item, in a few lanes: the file system commits together what is synced at once."""
+
+        def lane(mine: Sequence[T]) -> None:
+            for item in mine:
+                step(item)
+
+        for _ in self._lanes.map(lane, [items[first::LANES] for first in range(min(LANES, len(items)))]):
+            pass
+
+
+class _Job:
+    """A file on its way to its name; blocks.
+
+    Attributes:
+        directories: Those with entries that are new.
+    """
+
+    def __init__(self, whole: Whole) -> None:
+        self._whole = whole
+        self._fd = whole.fd
+        self.directories: set[Path] = set()
+        self.times: LogTimes = (None, None)
+        self.error: StorageError | None = None
+
+    def step(self, step: Callable[[], None]) -> None:
+        """Take a step, unless one before it failed."""
+        if self.error is not None:
+            return
+        try:
+            with disk(self._whole.final):
+                step()
+        except StorageError as exc:
+            self.fail(exc)
+
+    def fail(self, error: StorageError) -> None:
+        """Give it up, unless it was before."""
+        self.error = self.error or error
+        self._close()
+        with suppress(OSError):
+            self._whole.part.unlink(missing_ok=True)
+
+    def write_and_sync(self) -> None:
+        """Have the bytes on the disk."""
+        self.step(self._write)
+        self.step(self._sync)
+
+    def _write(self) -> None:
+        """Write what is not in a file yet."""
+        whole = self._whole
+        if self._fd is None:
+            self.directories |= make_directories(whole.root, whole.final.parent)
+            whole.part.unlink(missing_ok=True)
+            self._fd = no_follow(str(whole.part), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            write_all(self._fd, whole.chunks)
+        os.fchmod(self._fd, FILE_MODE)
+        os.ftruncate(self._fd, whole.size)  # gives back the blocks that were reserved and not written
+        lines = window.FileWindow(whole.final, self._fd, whole.size)
+        self.times = (first_time(lines, 0, lines.size), last_time(lines, 0, lines.size))
+
+    def _sync(self) -> None:
+        if self._fd is not None:
+            os.fdatasync(self._fd)
+
+    def rename(self) -> None:
+        """Give it its name, unless that is taken: a published file is never rewritten. There is one writer only."""
+        part, final = self._whole.part, self._whole.final
+        self._close()
+        if not os.path.lexists(final):
+            part.rename(final)
+        elif final.is_symlink() or not filecmp.cmp(part, final, shallow=False):
+            raise FileExistsError(errno.EEXIST, "a file with other bytes has this name already")
+        else:  # published by a run that ended before it could enter it in the ledger
+            part.unlink()
+        self.directories.add(final.parent)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _sync_for(jobs: Sequence[_Job], directory: Path) -> None:
+    """Sync a directory, once for all that have an entry in it."""
+    try:
+        with disk(directory):
+            sync_directory(directory)
+    except StorageError as exc:
+        for job in jobs:
+            if directory in job.directories:
+                job.fail(exc)
+
+
+def write_all(fd: int, chunks: Sequence[bytes]) -> None:
+    """Write chunks one behind the other from the descriptor's place on; blocks.
+
+    Raises:
+        OSError: The disk refuses; how much was written is not known.
+    """
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(fd, view) :]
