@@ -1084,3 +1084,20 @@ def test_the_configuration_fits_the_sandbox() -> None:
     assert told["export"] == {"first_poll": "167ms", "max_poll": "500ms", "give_up_after": "10s", "fresh_for": "15s"}
     assert told["storage"] == {"directory": "/logs: all", "state": "/state", "keep_free": 0}
     assert column(told["instances"], "id") == [instance.id for instance in default_fleet()]
+
+
+async def test_with_a_jitter_an_instance_s_exports_take_about_the_same_time(clock: Clock) -> None:
+    """All of its nodes' do; another instance has a time of its own."""
+    fleet = [replica_set("orders"), single("audit")]
+    async with Sandbox(fleet=fleet, now=clock, lines_per_second=0, export_jitter=1.0) as sandbox:
+        takes: dict[str, list[float]] = {}
+        for instance in fleet:
+            for node in sandbox._estate.exports(instance, "error"):
+                for _ in range(20):
+                    node.begin()
+                    assert node.run is not None
+                    takes.setdefault(instance.name, []).append(node.run.takes.total_seconds())
+
+    middles = [sum(times) / len(times) for times in takes.values()]
+    assert all(1.0 < max(times) - min(times) <= 2.0 for times in takes.values())
+    assert abs(middles[0] - middles[1]) > 1.0

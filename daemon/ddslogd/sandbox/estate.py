@@ -51,7 +51,7 @@ class Estate:
         for group in instance.groups:
             for kind in KINDS.values():
                 if group.type in kind.groups:
-                    self._open(group.nodes, kind, json=instance.writes_json)
+                    self._open(group.nodes, kind, instance=instance)
 
     def remove(self, name_or_id: str) -> None:
         """Take an instance away, or all of a name; the logs of its nodes stay.
@@ -94,12 +94,20 @@ class Estate:
         for log in self._logs.values():
             log.settle(self._clock.now())
 
-    def _open(self, nodes: Sequence[SandboxNode], kind: Kind, *, json: bool) -> None:
+    def _open(self, nodes: Sequence[SandboxNode], kind: Kind, *, instance: SandboxInstance) -> None:
         """Begin the logs of nodes that never had one; those that had go on."""
         for node in nodes:
             held = self._logs.get((kind.name, node.id))
             if held is None:
-                log = new_log(node, kind, self._rules, json=json, now=self._clock.now())
-                held = NodeExports(node, kind, log, rules=self._rules, store=self._store, clock=self._clock)
+                log = new_log(node, kind, self._rules, json=instance.writes_json, now=self._clock.now())
+                held = NodeExports(
+                    node,
+                    kind,
+                    log,
+                    instance_id=instance.id,
+                    rules=self._rules,
+                    store=self._store,
+                    clock=self._clock,
+                )
                 self._logs[kind.name, node.id] = held
             held.node = node

@@ -62,6 +62,8 @@ class CloudRules:
         lines_per_second: Of each node, by the clock; a kind of log has its share of it.
         backlog: How much log there is before the start.
         takes: Seconds an export needs, from and to.
+        jitter: Where each instance's exports take about the same time: by how many seconds they differ from that, at
+            the most; None where each export of each node takes a time of its own.
         fresh_for: How long files are served before a call makes new ones.
         link_life: Of a link, from the reply on.
         keep: Exports of a node and kind whose objects are kept.
@@ -73,6 +75,7 @@ class CloudRules:
     lines_per_second: float
     backlog: timedelta
     takes: tuple[float, float]
+    jitter: float | None
     fresh_for: timedelta
     link_life: timedelta
     keep: int
@@ -88,6 +91,7 @@ class NodeExports:
         kind: Kind,
         log: mongod.NodeLog,
         *,
+        instance_id: str,
         rules: CloudRules,
         store: ObjectStore,
         clock: CloudClock,
@@ -104,6 +108,7 @@ class NodeExports:
         self._store = store
         self._clock = clock
         self._random = _random(rules, kind.name, "exports", node)
+        self._usual = Random(f"{rules.seed} {kind.name} usual {instance_id}").uniform(*rules.takes)  # noqa: S311 - as there
 
     @property
     def touched(self) -> datetime | None:
@@ -127,7 +132,7 @@ class NodeExports:
         stamp = self._clock.shown(began)
         digits = f"{stamp:%Y%m%d%H%M%S%f}"[:17]
         name = f"{self._rules.project_id}_{self.node.id}_{self.kind.word}_{digits}"
-        takes = self._clock.scaled(timedelta(seconds=self._random.uniform(*self._rules.takes)))
+        takes = self._clock.scaled(timedelta(seconds=self._seconds()))
         self.run = Run(name=name, began=began, stamp=stamp, takes=takes)
         self.names.add(name)
 
@@ -157,6 +162,13 @@ class NodeExports:
         self._keys.append(key)
         if len(self._keys) > self._rules.keep:
             self._store.drop(self._keys.popleft())
+
+    def _seconds(self) -> float:
+        """Choose how long the next export takes."""
+        jitter = self._rules.jitter
+        if jitter is None:
+            return self._random.uniform(*self._rules.takes)
+        return max(0.0, self._usual + self._random.uniform(-jitter, jitter))
 
     def _due(self) -> datetime | None:
         """Give when the export under way is ready; None for never."""

@@ -56,6 +56,8 @@ class Sandbox:
         faults: What goes wrong; its fields may be changed at any time.
         port: 0 for a free one, which it keeps when it is started again.
         export_takes: Seconds, from and to, before the division.
+        export_jitter: None where each export of each node takes a time of its own between them. Else an instance's
+            exports take about the same time, and differ from it by that many seconds at the most.
         keep_exports: Of each node and kind of log, whose objects are kept.
         project_id: Of its only project; None for one of its own.
         token_check: Says which tokens are good where another identity service issues them; its own are good no more.
@@ -78,6 +80,7 @@ class Sandbox:
         faults: Faults | None = None,
         port: int = 0,
         export_takes: tuple[float, float] = (8.0, 25.0),
+        export_jitter: float | None = None,
         keep_exports: int = 64,
         project_id: str | None = None,
         token_check: TokenCheck | None = None,
@@ -92,6 +95,7 @@ class Sandbox:
             lines_per_second=lines_per_second,
             backlog=backlog,
             takes=export_takes,
+            jitter=export_jitter,
             fresh_for=fresh_for,
             link_life=link_life,
             keep=keep_exports,
