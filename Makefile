@@ -1,7 +1,9 @@
 # make demo     see it work, against a cloud on loopback    make test   lint, types and tests
 # make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
 # make lock     renew .ci/requirements.lock                 make clean  remove what make made
-# make bench-overlap  how fast an export's new part is found
+# make bench    all that is measured:
+#   make bench-overlap  how fast an export's new part is found
+#   make bench-calls    how many calls a cycle takes, and how long a ready file waits
 # make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
 
-.PHONY: demo test test-keystone torture bench-overlap lint schema lock clean
+.PHONY: demo test test-keystone torture bench bench-overlap bench-calls lint schema lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
@@ -23,6 +25,11 @@ test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 
 torture: $(INSTALLED)
 	$(BIN)/pytest -q -m slow tests/test_torture.py
+
+bench: bench-overlap bench-calls
+
+bench-calls: $(INSTALLED)
+	$(BIN)/python tests/bench/bench_calls.py
 
 bench-overlap: $(INSTALLED)
 	$(BIN)/python tests/bench/bench_overlap.py

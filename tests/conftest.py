@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
@@ -177,6 +178,11 @@ class Bed:
             return (await self.service.once([self.instance(name)]))[0]
         async with self.open() as service:
             return (await service.once([self.instance(name)]))[0]
+
+    def forget_exports(self) -> None:
+        """Let the next start know nothing of exports, as if another host had asked for them."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as db, db:
+            db.execute("DELETE FROM exports")
 
     def files(self) -> list[Path]:
         """Give the snapshots, and whatever else is visible where they are, oldest first."""

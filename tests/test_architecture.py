@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
     {"storage.logtime"},
     {"pacing", "shared", "grouped", "operate.log", "operate.progress"},
-    {"values", "yamltree"},
+    {"patience", "values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget"},
@@ -43,7 +43,7 @@ LAYERS: tuple[set[str], ...] = (
     {"storage.adoption"},
     {"storage.stream", "storage.retention"},
     # Floor 4: when, what, and of whom.
-    {"roster", "tempo"},
+    {"roster", "habits", "tempo"},
     {"scheduler", "collector", "discovery", "operate.listing"},
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},

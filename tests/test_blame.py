@@ -59,6 +59,10 @@ def gone(minutes: float) -> PastCycle:
     return after(minutes, outcome="failed", kind="Gone")
 
 
+def cached(minutes: float) -> PastCycle:
+    return after(minutes, outcome="cached")
+
+
 def no_room(minutes: float) -> PastCycle:
     return after(minutes, outcome="no_room", kind="NoRoom")
 
@@ -66,7 +70,8 @@ def no_room(minutes: float) -> PastCycle:
 @pytest.mark.parametrize(
     ("cycles", "minutes", "failing", "cause"),
     [
-        # Nothing was wrong.
+        # Nothing was wrong. Who asked for nothing, since nothing was new, was there all the same.
+        ([cached(20), cached(40), cached(60)], 80, "", "window overflow"),
         ([], 21, "", "window overflow"),
         ([after(20), after(40)], 61, "", "window overflow"),  # it had nothing new
         ([after(20, outcome="nothing")], 41, "", "window overflow"),

@@ -273,3 +273,32 @@ async def test_help_does_not_wait_for_the_heavy_libraries() -> None:
     out, _ = await process.communicate()
 
     assert out.decode().strip() == "[]"
+
+
+async def test_check_says_how_many_calls_the_schedules_need(tmp_path: Path) -> None:
+    """Twelve exports every 20 minutes; of instances that are discovered it knows nothing."""
+    path = tmp_path / "f.yaml"
+    entries = "".join(f"  - {{id: {number:032x}in02, cloud: eu}}\n" for number in range(10))
+    path.write_text(
+        f"""\
+clouds:
+  eu: &account
+    endpoint: https://dds.x.eu
+    project_id: p
+    auth: {{method: token, token: {{env: DDSLOGD_TOKEN}}}}
+  us: *account
+instances:
+{entries}  - {{id: {"a" * 32}in02, cloud: eu, logs: [error, slow]}}
+  - {{discover: {{}}, cloud: us}}
+"""
+    )
+
+    ended = await ddslogd("check", "-c", path)
+
+    assert ended.out.splitlines()[1:] == [
+        "eu: 11 instances need 1.4 calls a minute of 60 (54 in the long run), at 2.2 calls for each export",
+        (
+            "us: 0 instances need 0.0 calls a minute of 60 (54 in the long run), at 2.2 calls for each export"
+            "; what 1 entry discovers comes on top"
+        ),
+    ]

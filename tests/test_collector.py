@@ -71,6 +71,7 @@ async def test_only_the_nodes_that_are_named_are_exported(bed: Bed) -> None:
 async def test_a_file_the_ledger_holds_is_not_fetched_again(sandbox: Sandbox, bed: Bed) -> None:
     sandbox.write(NODE, LOG)
     await bed.collect()
+    bed.forget_exports()
 
     report = await bed.collect()
 
@@ -237,7 +238,9 @@ async def test_what_only_the_operator_can_mend_is_a_warning_once_a_day(
     assert (levels(events), sandbox.calls["errorlog-download"]) == (["warning", "info", "info", "warning"], 4)
 
 
-async def test_after_a_success_the_same_failure_is_a_warning_again(sandbox: Sandbox, bed: Bed) -> None:
+async def test_after_a_success_the_same_failure_is_a_warning_again(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock
+) -> None:
     gone = ApiError(404, "DBS.200002")
     with structlog.testing.capture_logs() as events:
         async with bed.open():
@@ -245,6 +248,7 @@ async def test_after_a_success_the_same_failure_is_a_warning_again(sandbox: Sand
             await bed.collect()
             await bed.collect()
             sandbox.faults.api_errors = [gone]
+            clock.forward(minutes=20)
             await bed.collect()
 
     assert levels(events) == ["warning", "info", "warning"]
@@ -263,7 +267,7 @@ async def test_a_failing_cycle_says_since_when(sandbox: Sandbox, bed: Bed, clock
 
 
 async def test_a_clock_that_is_off_by_minutes_is_said_once_and_when_it_is_right_again(
-    sandbox: Sandbox, bed: Bed
+    sandbox: Sandbox, bed: Bed, clock: ManualClock
 ) -> None:
     sandbox.faults.skew = timedelta(minutes=5)
     with structlog.testing.capture_logs() as events:
@@ -272,6 +276,7 @@ async def test_a_clock_that_is_off_by_minutes_is_said_once_and_when_it_is_right_
                 await bed.collect()
             sandbox.faults.skew = timedelta(0)
             for _ in range(5):
+                clock.forward(minutes=20)
                 await bed.collect()
 
     told = [event["event"] for event in events if event["event"].startswith("clock.")]

@@ -765,23 +765,39 @@ def test_ticks_closer_than_an_export_is_fresh_are_warned_of(text: str, expected:
             [
                 (
                     f"f:6:23: {BUDGET}: 1 is too few (in the long run it is 0.5): "
-                    "the schedules need 1.4 (instances: 9, 3 calls a cycle)"
+                    "the schedules need 1.0 (instances: 9, 2.2 calls a cycle)"
                 )
             ],
         ),
-        (cloud("calls_per_minute: 4") + "".join(f"  - id: {n:032x}in02\n" for n in range(19)), []),
+        (
+            cloud("calls_per_minute: 4")
+            + "".join(f"  - id: {n:032x}in02\n" for n in range(29))
+            + "schedule: {every: 22m}",
+            [],
+        ),
+        (
+            cloud("calls_per_minute: 4")
+            + "".join(f"  - id: {n:032x}in02\n" for n in range(28))
+            + f"  - {{id: {B}, logs: [error, slow]}}\nschedule: {{every: 22m}}",
+            [
+                (
+                    f"f:6:23: {BUDGET}: 4 is too few (in the long run it is 3): "
+                    "the schedules need 3.1 (instances: 30, 2.2 calls a cycle)"
+                )
+            ],
+        ),
         (
             several(f"id: {A}, cloud: eu, every: 2s", f"id: {B}, cloud: otc", clouds=TWO_CLOUDS)
             + "export: {fresh_for: 1s}",
             [
                 (
                     f"f:2:3: {BUDGET}: 60 is too few (in the long run it is 54): "
-                    "the schedules need 90.0 (instances: 1, 3 calls a cycle)"
+                    "the schedules need 66.0 (instances: 1, 2.2 calls a cycle)"
                 )
             ],
         ),
     ],
-    ids=["too many", "exactly the budget", "the other account has its own"],
+    ids=["too many", "exactly the budget", "two kinds of log are two exports", "the other account has its own"],
 )
 def test_a_schedule_beyond_an_account_s_budget_is_warned_of_with_the_sum(text: str, expected: list[str]) -> None:
     assert expected == complaints_about(text)

@@ -324,6 +324,7 @@ async def test_a_node_that_exports_leave_out_is_warned_of(bed: Bed) -> None:
                 instances = await service.fleet()
                 for _ in range(4):
                     await service.once(instances)
+                    bed.clock.forward(minutes=20)
 
         assert [event["node"] for event in events if event["event"] == "node.left_out"] == [left_out]
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
-from ddslogd.models import CycleOutcome, Failed, Stored, Superseded
+from conftest import ManualClock, quiet_sandbox
+from ddslogd.cloud.exports import Export
+from ddslogd.models import CycleOutcome, Failed, LogKind, Stored, Superseded
 from ddslogd.operate.progress import Silent
 from ddslogd.sandbox import replica_set
 
 if TYPE_CHECKING:
-    from conftest import Bed, ManualClock
-    from ddslogd.models import LogFile
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from conftest import Bed
+    from ddslogd.models import Link, LogFile
     from ddslogd.sandbox import Sandbox
 
 NODE = "solo_single_node_1"
@@ -50,9 +58,10 @@ async def test_an_export_that_never_ends_is_given_up_after_its_time(bed: Bed, cl
 
 
 async def test_a_cached_export_is_asked_for_once(sandbox: Sandbox, bed: Bed, clock: ManualClock) -> None:
-    """Within the 15 minutes the first answer is FINISH already: no poll follows."""
+    """Within the 15 minutes the first answer is FINISH already: no poll follows. (Another host asked for it.)"""
     sandbox.write(NODE, LOG)
     await bed.collect()
+    bed.forget_exports()
     calls = sandbox.calls["errorlog-download"]
     clock.forward(minutes=5)
 
@@ -238,3 +247,155 @@ async def test_a_reply_that_holds_two_files_of_one_node_brings_both(sandbox: San
 
     failed = [outcome for outcome in report.outcomes if isinstance(outcome, Failed | Superseded)]
     assert (failed, len(report.outcomes)) == ([], 2)
+
+
+# --- one question for polls and renewals ------------------------------------------------------------------------------
+
+
+class HandClock(ManualClock):
+    """Policy time that the test moves; sleepers wake when theirs has come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep: list[tuple[datetime, asyncio.Future[None]]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        self._asleep.append((self.time + timedelta(seconds=max(0.0, seconds)), woken))
+        await woken
+
+    async def go(self, seconds: int, *, sandbox: Sandbox) -> None:
+        target = self.time + timedelta(seconds=seconds)
+        await quiet(sandbox)
+        while due := [one for one in self._asleep if one[0] <= target and not one[1].done()]:
+            end, woken = min(due, key=lambda one: one[0])
+            self.time = max(self.time, end)
+            woken.set_result(None)
+            await quiet(sandbox)
+        self.time = target
+
+
+async def quiet(sandbox: Sandbox) -> None:
+    """Let everything go on until it waits for time: no request is on its way any more."""
+    turns = 0
+    while turns < 25:
+        before = sandbox.calls.total()
+        await asyncio.sleep(0.0005)
+        turns = turns + 1 if sandbox.calls.total() == before else 0
+
+
+@pytest.fixture
+async def hand_clock() -> HandClock:
+    return HandClock()
+
+
+@asynccontextmanager
+async def followed(bed: Bed, clock: HandClock, **faults: float) -> AsyncIterator[tuple[Sandbox, Export, list[Link]]]:
+    """Follow an export of three nodes; those that are named take so many seconds more. Links end in five minutes."""
+    links: list[Link] = []
+    async with (
+        quiet_sandbox(clock, fleet=(replica_set("solo"),), export_takes=(9.0, 9.0)) as bed.sandbox,
+        AsyncExitStack() as stack,
+    ):
+        bed.clock = clock
+        os.environ["DDSLOGD_TOKEN"] = bed.sandbox.issue_token()
+        for number, node in enumerate(bed.sandbox.fleet[0].nodes, start=1):
+            bed.sandbox.write(node.name, LOG)
+            bed.sandbox.faults.slow_rows[node.name] = faults.get(f"node_{number}", 0.0)
+        service = await stack.enter_async_context(bed.open())
+        (account,) = service._collector._accounts.values()
+        export = Export(
+            bed.instance(),
+            kind=LogKind.ERROR,
+            api=account.api,
+            rule=account.rule,
+            settings=bed.settings.export,
+            clock=clock,
+            hand_on=links.append,
+        )
+        task = asyncio.create_task(export.follow(urgency=1.0))
+        try:
+            await quiet(bed.sandbox)
+            yield bed.sandbox, export, links
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def posts(sandbox: Sandbox) -> int:
+    return sandbox.calls["errorlog-download"]
+
+
+async def test_one_call_renews_the_links_of_all_who_ask_at_once_and_shortly_after(
+    bed: Bed, hand_clock: HandClock
+) -> None:
+    async with followed(bed, hand_clock) as (sandbox, export, links):
+        await hand_clock.go(280, sandbox=sandbox)
+        before = posts(sandbox)
+
+        first = await asyncio.gather(*(export.renew(link) for link in links[:2]))
+        await hand_clock.go(5, sandbox=sandbox)
+        last = await export.renew(links[2])
+
+    renewed = [*first, last]
+    died = max(link.expires_at for link in links)
+    assert (len(links), posts(sandbox) - before) == (3, 1)
+    assert all(link is not None and link.expires_at > died for link in renewed)
+
+
+async def test_the_reply_to_a_poll_renews_links_too(bed: Bed, hand_clock: HandClock) -> None:
+    async with followed(bed, hand_clock, node_1=400.0) as (sandbox, export, links):
+        await hand_clock.go(280, sandbox=sandbox)
+        before = posts(sandbox)
+
+        renewed = await export.renew(links[0])
+
+        assert (renewed is not links[0], posts(sandbox) - before) == (True, 0)
+
+
+async def test_the_reply_to_a_renewal_is_a_poll_s_and_the_next_poll_waits_from_there(
+    bed: Bed, hand_clock: HandClock
+) -> None:
+    """Polls come every 30 seconds by now: at 197.5, 227.5, 257.5 …; a renewal at 217 puts off the next to 247."""
+    async with followed(bed, hand_clock, node_1=400.0) as (sandbox, export, links):
+        await hand_clock.go(217, sandbox=sandbox)
+        newest = await export.renew(links[0])
+        assert newest is not None
+        before = posts(sandbox)
+        await export.renew(newest)
+        renewal = posts(sandbox) - before
+        await hand_clock.go(29, sandbox=sandbox)
+        none = posts(sandbox) - before - renewal
+
+        await hand_clock.go(2, sandbox=sandbox)
+
+        assert (renewal, none, posts(sandbox) - before - renewal) == (1, 0, 1)
+
+
+async def test_a_renewal_that_finds_the_last_file_ready_ends_the_polls(bed: Bed, hand_clock: HandClock) -> None:
+    async with followed(bed, hand_clock, node_1=200.0) as (sandbox, export, links):
+        await hand_clock.go(212, sandbox=sandbox)  # polls at 197.5 and 227.5; ready at 209
+        newest = await export.renew(links[0])
+        assert newest is not None
+        await export.renew(newest)
+        before = posts(sandbox)
+
+        await hand_clock.go(60, sandbox=sandbox)
+
+        assert (len(links), posts(sandbox) - before) == (3, 0)
+
+
+async def test_who_asks_while_a_new_export_is_under_way_waits_for_it_with_the_others(
+    bed: Bed, hand_clock: HandClock
+) -> None:
+    """The links and the export have ended: the first who asks begins a new one, and nobody's asking adds a call."""
+    async with followed(bed, hand_clock) as (sandbox, export, links):
+        await hand_clock.go(16 * 60, sandbox=sandbox)
+        before = posts(sandbox)
+        asking = []
+        for link in links:
+            asking.append(asyncio.create_task(export.renew(link)))
+            await hand_clock.go(2, sandbox=sandbox)
+        await hand_clock.go(20, sandbox=sandbox)
+
+        assert (await asyncio.gather(*asking), posts(sandbox) - before) == ([None] * 3, 2)

@@ -13,8 +13,9 @@ import pytest
 import structlog
 
 from ddslogd.errors import ConfigError, StorageError
-from ddslogd.models import CycleOutcome, CycleReport, Failed, LogFile, LogKind, Node, Snapshot, Stored, Unchanged
+from ddslogd.models import CycleOutcome, CycleReport, Failed, Habit, LogFile, LogKind, Node, Snapshot, Stored, Unchanged
 from ddslogd.storage import layout
+from ddslogd.storage.database import MIGRATIONS
 from ddslogd.storage.ledger import DROP_OLD, GROUP, KEPT_CYCLES, Ledger
 
 if TYPE_CHECKING:
@@ -454,3 +455,44 @@ async def test_a_ledger_without_snapshots_goes_to_any_directory(ledger: Ledger, 
     await ledger.belong_to(tmp_path / "now")
 
     assert one_row(tmp_path, "SELECT value FROM meta") == (str(tmp_path / "now"),)
+
+
+# --- how exports go ---------------------------------------------------------------------------------------------------
+
+HABIT = Habit(log=LogKind.ERROR, asked="id node", takes=(12.5, 13.0), fresh_until=NOW)
+SLOW = Habit(log=LogKind.SLOW, asked="id")
+
+
+async def test_what_a_cycle_learned_is_kept_for_each_kind_of_log(ledger: Ledger, tmp_path: Path) -> None:
+    await ledger.close_cycle(replace(report(), habits=[HABIT, SLOW]), tick=NOW)
+    await ledger.close_cycle(replace(report(), habits=[replace(SLOW, takes=(9.0,))]), tick=NOW)
+    await ledger.close_cycle(report(), tick=NOW)
+    again = Ledger(tmp_path)
+    habits = await again.habits()
+    await again.close()
+
+    assert habits == {("orders", LogKind.ERROR): HABIT, ("orders", LogKind.SLOW): replace(SLOW, takes=(9.0,))}
+
+
+async def test_how_exports_of_an_instance_went_is_forgotten_with_it(ledger: Ledger) -> None:
+    await ledger.close_cycle(replace(report(), habits=[HABIT]), tick=NOW)
+    await ledger.close_cycle(replace(report(), instance="events", habits=[HABIT]), tick=NOW)
+
+    await ledger.forget_instances({"events"})
+
+    assert list(await ledger.habits()) == [("events", LogKind.ERROR)]
+
+
+async def test_a_file_of_an_older_version_is_brought_up_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)) as db:
+        for number, schema in enumerate(MIGRATIONS[:2], start=1):
+            db.executescript(f"{schema} PRAGMA user_version = {number};")
+        db.execute("INSERT INTO names VALUES ('eu', 'id', 'orders')")
+
+    ledger = Ledger(tmp_path)
+    known = await ledger.open()
+    await ledger.close_cycle(replace(report(), habits=[HABIT]), tick=NOW)
+    found = await ledger.names(), await ledger.habits()
+    await ledger.close()
+
+    assert (known, found) == (True, ({("eu", "id"): "orders"}, {("orders", LogKind.ERROR): HABIT}))

@@ -94,3 +94,21 @@ def test_a_bar_that_has_ended_leaves_its_line() -> None:
 @pytest.mark.parametrize(("terminal", "kind"), [(True, Bars), (False, Lines)])
 def test_bars_are_for_terminals_only(*, terminal: bool, kind: type[Lines]) -> None:
     assert type(watching(console(terminal=terminal))) is kind
+
+
+def test_a_cycle_that_asked_for_nothing_says_until_when_there_is_nothing_new() -> None:
+    shown = console()
+    Lines(shown).cycled(
+        CycleReport(
+            instance="orders",
+            started_at=NOW,
+            finished_at=NOW,
+            outcome=CycleOutcome.CACHED,
+            fresh_until=NOW + timedelta(minutes=10),
+        )
+    )
+
+    assert text(shown) == (
+        "cycle      orders: cached: the cloud would serve the last export once more until 03:14:05 UTC; "
+        "nothing was asked for\n"
+    )

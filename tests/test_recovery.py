@@ -96,6 +96,7 @@ async def test_an_adopted_file_is_not_fetched_again(sandbox: Sandbox, bed: Bed) 
     sandbox.write(NODE, LOG)
     await bed.collect()
     change(bed, "DELETE FROM snapshots")
+    bed.forget_exports()
 
     report = await bed.collect()
 
@@ -354,10 +355,11 @@ async def test_a_ledger_is_not_used_for_another_directory(sandbox: Sandbox, bed:
         await restart(bed)
 
 
-async def test_files_and_ledger_that_moved_together_go_on(sandbox: Sandbox, bed: Bed) -> None:
+async def test_files_and_ledger_that_moved_together_go_on(sandbox: Sandbox, bed: Bed, clock: ManualClock) -> None:
     sandbox.write(NODE, LOG)
     await bed.collect()
     bed.directory = bed.directory.rename(bed.directory.with_name("other"))
+    clock.forward(minutes=20)
 
     assert (await bed.collect()).unchanged == 1
 

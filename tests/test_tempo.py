@@ -259,20 +259,24 @@ def test_the_ticks_of_a_cron_that_come_close_together_are_not_put_off() -> None:
 
 # --- within the budget ------------------------------------------------------------------------------------------------
 
-# A budget of one call a minute is half a call a minute in the long run; a cycle needs three, at every 20 minutes 0.15.
+# A budget of one call a minute is half a call a minute in the long run; a cycle needs 2.2, at every 20 minutes 0.11.
 
 
 def calls(every: timedelta) -> float:
-    return 3 * (MINUTE / every)
+    return 2.2 * (MINUTE / every)
+
+
+def most_of_it() -> tuple[Instance, ...]:
+    """Give instances that leave a little for orders."""
+    return other("events"), other("audit", every=16 * MINUTE), other("ops", every=19 * MINUTE)
 
 
 def test_what_the_account_has_left_is_spent_and_no_more() -> None:
-    others = other("events"), other("audit", every=16 * MINUTE)
-    soon = Daemon(*others, calls_per_minute=1).hear(advance(0.9))
+    soon = Daemon(*most_of_it(), calls_per_minute=1).hear(advance(0.9))
 
     assert soon is not None
     assert soon < EVERY
-    assert calls(soon) + calls(EVERY) + calls(16 * MINUTE) == pytest.approx(0.5)
+    assert sum(map(calls, (soon, EVERY, 16 * MINUTE, 19 * MINUTE))) == pytest.approx(0.5)
 
 
 def test_an_account_without_calls_to_spare_stays_on_schedule() -> None:
@@ -290,13 +294,13 @@ def test_the_instances_of_another_account_cost_nothing() -> None:
 def test_an_instance_with_two_logs_costs_twice_the_calls() -> None:
     """Those of events leave none for orders; with one log they would."""
     events = other("events", logs=(LogKind.ERROR, LogKind.SLOW))
-    audit = other("audit", every=HOUR)
+    audit = other("audit", every=12 * MINUTE)
 
     assert Daemon(events, audit, calls_per_minute=1).hear(advance(0.9)) is None
 
 
 def test_what_an_instance_was_given_it_keeps() -> None:
-    daemon = Daemon(other("events"), other("audit", every=16 * MINUTE), calls_per_minute=1)
+    daemon = Daemon(*most_of_it(), calls_per_minute=1)
     first = daemon.hear(advance(0.9))
 
     assert first is not None
@@ -304,8 +308,8 @@ def test_what_an_instance_was_given_it_keeps() -> None:
 
 
 def test_what_one_instance_was_given_another_does_not_get() -> None:
-    events, audit = other("events"), other("audit", every=16 * MINUTE)
-    daemon = Daemon(events, audit, calls_per_minute=1)
+    events, *rest = most_of_it()
+    daemon = Daemon(events, *rest, calls_per_minute=1)
     daemon.hear(advance(0.9))
 
     daemon.tempo.heard(events, replace(cycle(advance(0.9)), instance="events"), tick=START)
@@ -490,3 +494,40 @@ async def test_a_burst_after_hours_in_which_nothing_was_written_is_seen(bed: Bed
         await serve(bed, *[FULL] * 3, *[CALM_PACE] * 2, *[0] * 30, FAST_PACE, window=20_000)
 
     assert told(events, FILLING, CALM) == [FILLING, CALM, FILLING]
+
+
+# --- cycles that asked for nothing ------------------------------------------------------------------------------------
+
+
+def cached(until: datetime, *, at: datetime) -> CycleReport:
+    return replace(cycle(at=at), finished_at=at, outcome=CycleOutcome.CACHED, fresh_until=until)
+
+
+def test_the_next_tick_is_not_before_the_cloud_exports_anew_whichever_file_was_the_last() -> None:
+    """A file without news may have been ready after those that brought some."""
+    daemon = Daemon()
+    until = START + TOOK + FRESH_FOR + 7 * MINUTE / 60
+    report = replace(cycle(advance(0.9)), fresh_until=until)
+
+    daemon.tempo.heard(daemon.orders, report, tick=START)
+
+    assert daemon.next() == until - START
+
+
+def test_after_a_cycle_that_came_too_early_the_next_comes_when_the_cloud_exports_anew() -> None:
+    """Not after another whole interval; and nothing that was known is forgotten."""
+    daemon = Daemon()
+    daemon.hear(advance(0.9))
+    early, until = START + 10 * MINUTE, START + 16 * MINUTE
+
+    daemon.tempo.heard(daemon.orders, cached(until, at=early), tick=early)
+
+    assert daemon.next(early) == until - early
+
+
+def test_a_cycle_that_asked_for_nothing_says_nothing_of_an_instance_on_schedule() -> None:
+    daemon = Daemon()
+
+    daemon.tempo.heard(daemon.orders, cached(START + 16 * MINUTE, at=START), tick=START)
+
+    assert daemon.next() is None

@@ -142,7 +142,7 @@ def once(names: tuple[str, ...], path: Path, log_level: str, log_format: str) ->
 @commands.command()
 @config_option
 def check(path: Path) -> None:
-    """Say all that is wrong with the configuration.
+    """Say all that is wrong with the configuration, and how many calls its schedules need.
 
     Exit status 0: the daemon would run with it (there may be warnings). 78: it would not.
     """
@@ -154,6 +154,8 @@ def check(path: Path) -> None:
     for cloud in loaded.settings.clouds.values():
         trust(cloud.ca_file)
     click.echo(f"{path}: good: {_summary(loaded.settings)}")
+    for name in loaded.settings.clouds:
+        click.echo(_calls(loaded.settings, name))
 
 
 @commands.command()
@@ -405,6 +407,26 @@ def _summary(settings: Settings) -> str:
         f"{discover} entr{'y that discovers' if discover == 1 else 'ies that discover'}" if discover else "",
     ]
     return f"{' and '.join(filter(None, counts))} in {', '.join(sorted(settings.clouds))}"
+
+
+def _calls(settings: Settings, cloud: str) -> str:
+    """Say how many calls a minute the schedules of a cloud need, and how many there are."""
+    from ddslogd.config import CALLS_PER_CYCLE, tenths  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import bucket  # noqa: PLC0415  # heavy
+
+    budget = settings.clouds[cloud].calls_per_minute
+    number = sum(one.cloud == cloud for one in settings.fleet())
+    discover = len(settings.discover_entries(cloud))
+    beside = f"; what {_counted(discover, 'entry discovers', 'entries discover')} comes on top" if discover else ""
+    return (
+        f"{cloud}: {_counted(number, 'instance needs', 'instances need')} {tenths(settings.calls_a_minute(cloud))}"
+        f" calls a minute of {budget} ({bucket(budget)[1]:g} in the long run), at {float(CALLS_PER_CYCLE):g} calls for"
+        f" each export{beside}"
+    )
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _print_warnings(loaded: Loaded, path: Path) -> None:

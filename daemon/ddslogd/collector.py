@@ -1,6 +1,6 @@
 """One cycle of one instance: follow its export, bring each link to disk as it comes, keep the books.
 
-room? ─► Export.follow ─ link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger ─► stream
+room? fresh? ─► Export.follow ─ link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger ─► stream
 (a task each, in the cycle's TaskGroup)
 """
 
@@ -17,7 +17,18 @@ import structlog
 
 from ddslogd.cloud.exports import Export
 from ddslogd.errors import CloudError, Gone, StorageError, TransferError
-from ddslogd.models import CycleOutcome, CycleReport, Failed, FailedCall, Snapshot, Stored, Superseded, Unchanged
+from ddslogd.habits import asked
+from ddslogd.models import (
+    CycleOutcome,
+    CycleReport,
+    Failed,
+    FailedCall,
+    Habit,
+    Snapshot,
+    Stored,
+    Superseded,
+    Unchanged,
+)
 from ddslogd.storage import layout
 from ddslogd.storage.stream import Origin
 
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
     from ddslogd.cloud.api import Api
     from ddslogd.cloud.exports import LinkRule
     from ddslogd.config import Settings
+    from ddslogd.habits import Habits
     from ddslogd.models import Advance, Instance, Link, LogKind, Outcome, Progress
     from ddslogd.pacing import Clock, Skew
     from ddslogd.roster import Roster
@@ -43,6 +55,7 @@ log = structlog.get_logger()
 WARN_EVERY = timedelta(days=1)
 LARGE_SKEW = timedelta(seconds=60)
 _GOOD = {CycleOutcome.OK, CycleOutcome.NOTHING}
+_UNASKED = {CycleOutcome.NO_ROOM, CycleOutcome.CACHED}
 _OPERATORS_TURN = {"Gone", "NotAllowed", "Unsupported", "CredentialsRefused"}
 
 
@@ -89,6 +102,7 @@ class Collector:
         clock: Clock,
         progress: Progress,
         roster: Roster,
+        habits: Habits,
         last_ticks: Mapping[str, datetime],
     ) -> None:
         """Prepare.
@@ -100,6 +114,7 @@ class Collector:
             clock: For the times in reports and the waits of exports.
             progress: Hears what becomes of each file.
             roster: Knows the instances' nodes.
+            habits: Knows how their exports go.
             last_ticks: By instance name: the last tick that had its cycle, to tell who has been waiting longest.
         """
         self._accounts = accounts
@@ -108,6 +123,7 @@ class Collector:
         self.clock = clock
         self.progress = progress
         self.roster = roster
+        self.habits = habits
         self.busy: set[str] = set()
         self._full = False
         self._warned: dict[str, tuple[str, datetime]] = {}  # by instance: what was warned of last, and when
@@ -122,7 +138,9 @@ class Collector:
             report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
         finally:
             self.busy.discard(instance.name)
-        self._served_at[report.instance] = report.finished_at
+        if report.outcome is not CycleOutcome.CACHED:  # it took no turn
+            self._served_at[report.instance] = report.finished_at
+        self.habits.note(report.instance, report.habits)
         since = None
         try:
             since = await self.archive.ledger.close_cycle(report, tick=tick)
@@ -156,6 +174,8 @@ class Collector:
         failing = {"error": report.error} if report.error else {}
         if since is not None:
             failing["failing_since"] = since.isoformat(timespec="seconds")
+        if report.outcome is CycleOutcome.CACHED and report.fresh_until is not None:
+            failing["fresh_until"] = report.fresh_until.isoformat(timespec="seconds")
         log.log(
             self._level(report),
             "cycle.done",
@@ -177,7 +197,7 @@ class Collector:
         if report.outcome in _GOOD:
             self._warned.pop(report.instance, None)
             return logging.INFO
-        if report.outcome is CycleOutcome.NO_ROOM:  # warned of once, for the whole disk
+        if report.outcome in _UNASKED:  # a full disk is warned of once, for all
             return logging.INFO
         if report.error_kind not in _OPERATORS_TURN or report.failures:
             return logging.WARNING
@@ -229,6 +249,8 @@ class _Cycle:
         self._outcomes: list[Outcome] = []
         self._advances: list[Advance] = []
         self._running: Counter[str] = Counter()  # transfers by series
+        self._exports: list[tuple[LogKind, str, Export]] = []  # with what was asked for
+        self._served: list[datetime] = []  # of kinds that were not asked for: until when there is nothing new
         self._failed_calls: list[FailedCall] = []
         self._failed_streams: list[StorageError] = []
         self._error = ""
@@ -268,6 +290,11 @@ class _Cycle:
         instance = self._collector.roster.limited(self._instance, kind)
         if instance is None:
             return  # none of the nodes that were asked for has such a log
+        habits = self._collector.habits
+        until = habits.served_until(instance, kind, now=self._account.api.now())
+        if until is not None:
+            self._served.append(until)
+            return
 
         def hand_on(link: Link) -> None:
             key = layout.key(link.file)
@@ -282,7 +309,9 @@ class _Cycle:
             settings=self._collector.settings.export,
             clock=self._collector.clock,
             hand_on=hand_on,
+            takes=habits.of(instance, kind).takes,
         )
+        self._exports.append((kind, asked(instance), export))
         try:
             missing = await export.follow(urgency=self._collector.urgency(self._instance))
         except CloudError as exc:
@@ -385,19 +414,26 @@ class _Cycle:
         return Stored(snapshot=snapshot, fetched=part.received)
 
     def _outcome(self) -> CycleOutcome:
-        good = any(isinstance(outcome, Stored | Unchanged) for outcome in self._outcomes)
+        good = bool(self._served) or any(isinstance(outcome, Stored | Unchanged) for outcome in self._outcomes)
         bad = bool(self._error) or any(isinstance(outcome, Failed) for outcome in self._outcomes)
         match good, bad:
             case True, True:
                 return CycleOutcome.PARTIAL
             case True, False:
-                return CycleOutcome.OK
+                return CycleOutcome.OK if self._exports else CycleOutcome.CACHED
             case False, True:
                 return CycleOutcome.FAILED
             case _:
                 return CycleOutcome.NOTHING
 
+    def _habit(self, kind: LogKind, question: str, export: Export) -> Habit:
+        failed = bool(self._error) or any(isinstance(one, Failed) and one.log is kind for one in self._outcomes)
+        until = None if failed else export.fresh_until
+        return Habit(log=kind, asked=question, takes=export.takes, fresh_until=until)
+
     def _report(self, outcome: CycleOutcome, error: str, error_kind: str) -> CycleReport:
+        habits = [self._habit(*export) for export in self._exports]
+        times = [*self._served, *(habit.fresh_until for habit in habits if habit.fresh_until is not None)]
         return CycleReport(
             instance=self._instance.name,
             started_at=self._started_at,
@@ -408,4 +444,6 @@ class _Cycle:
             failed_calls=tuple(self._failed_calls),
             error=error,
             error_kind=error_kind,
+            habits=habits,
+            fresh_until=max(times) - self._account.skew.offset if times else None,
         )

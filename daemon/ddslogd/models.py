@@ -387,6 +387,25 @@ class CycleOutcome(StrEnum):
     """No file came: the call failed, or all files did."""
     NO_ROOM = "no_room"
     """Nothing was asked for, since the disk is below ``keep_free``."""
+    CACHED = "cached"
+    """Nothing was asked for, since the cloud would serve the last export once more, which is on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habit:
+    """What is known of an instance's exports of one kind of log, for the sake of the next one.
+
+    Attributes:
+        asked: Instance and nodes that were asked for: of anything else it says nothing.
+        takes: Seconds that the last exports took, oldest first.
+        fresh_until: Until when the cloud serves the last one once more; aware, UTC, by the cloud's clock. None where
+            it is to be asked all the same: something failed, or the cloud did not say.
+    """
+
+    log: LogKind
+    asked: str
+    takes: tuple[float, ...] = ()
+    fresh_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,6 +417,9 @@ class CycleReport:
         advances: One a snapshot that its stream has taken.
         failed_calls: One a kind of log whose export failed as a whole.
         error: What stopped the cycle as a whole; empty where nothing did.
+        habits: What it learned; one a kind of log that was asked for.
+        fresh_until: Until when the cloud serves the same files once more, by this host's clock; None where that is not
+            known.
     """
 
     instance: str
@@ -409,6 +431,8 @@ class CycleReport:
     failed_calls: Sequence[FailedCall] = ()
     error: str = ""
     error_kind: str = ""
+    habits: Sequence[Habit] = ()
+    fresh_until: datetime | None = None
 
     @property
     def stored(self) -> int:

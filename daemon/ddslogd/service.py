@@ -27,6 +27,7 @@ from ddslogd.collector import Account, Archive, Collector
 from ddslogd.config import AccessKeyAuth, MetadataAuth, PasswordAuth, TokenAuth
 from ddslogd.discovery import Discovery, judge
 from ddslogd.errors import StorageError
+from ddslogd.habits import Habits
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import Skew
 from ddslogd.roster import Roster
@@ -184,6 +185,7 @@ async def opened(
             clock=clock,
             progress=progress,
             roster=roster,
+            habits=Habits(await archive.ledger.habits(), fresh_for=settings.export.fresh_for),
             last_ticks=last_ticks,
         )
         apis = {name: account.api for name, account in accounts.items()}

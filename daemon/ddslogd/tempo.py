@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ddslogd.config import CALLS_PER_CYCLE
-from ddslogd.models import Cron, LogKind, Unchanged
+from ddslogd.models import Cron, CycleOutcome, LogKind, Unchanged
 from ddslogd.pacing import INSTANT, bucket, next_tick
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class _Pace:
         interval: Between ticks, in place of the schedule's; None where the schedule will do.
         ready_at: When the cloud exports anew.
         usual: Between two ticks of the schedule.
+        waiting: The last cycle came too early, so that the next is due when the cloud exports anew.
         told: What was said of the interval last.
     """
 
@@ -43,6 +44,7 @@ class _Pace:
     interval: timedelta | None
     ready_at: datetime
     usual: timedelta
+    waiting: bool = False
     told: tuple[str, bool] = ("nothing", True)
 
 
@@ -78,16 +80,20 @@ class Tempo:
             return None
         # What lies further off than the schedule's own interval is of a clock that was set back since.
         ready_at = pace.ready_at if pace.ready_at - last <= pace.usual else last
-        tick = max(last + pace.interval, ready_at)
+        tick = max(last if pace.waiting else last + pace.interval, ready_at)
         if isinstance(instance.schedule, Cron):  # its ticks may lie close together
             tick = min(tick, next_tick(instance.schedule, after=max(last, ready_at - INSTANT), key=instance.id))
         return tick
 
     def heard(self, instance: Instance, report: CycleReport, *, tick: datetime) -> None:
-        """Learn from a cycle how fast the instance writes."""
+        """Learn from a cycle how fast the instance writes; one that asked for nothing tells when to come again."""
+        if report.outcome is CycleOutcome.CACHED:
+            self._wait(instance, report)
+            return
         pace = self._paces.setdefault(instance.name, _Pace({}, None, report.finished_at, timedelta()))
         pace.usual = _usual(instance, tick)
-        pace.ready_at = _made_at(report) + self._settings.export.fresh_for
+        pace.waiting = False
+        pace.ready_at = report.fresh_until or _made_at(report) + self._settings.export.fresh_for
         was_calm = not pace.wanted
         for file in _standing_still(report):
             pace.wanted.pop((file.log, file.node), None)
@@ -99,6 +105,11 @@ class Tempo:
         del self._paces[instance.name]
         if not was_calm:
             log.info("window.calm", instance=instance.name)
+
+    def _wait(self, instance: Instance, report: CycleReport) -> None:
+        pace = self._paces.get(instance.name)
+        if pace is not None and report.fresh_until is not None:
+            pace.waiting, pace.ready_at = True, report.fresh_until
 
     def _learn(self, instance: Instance, pace: _Pace, advance: Advance) -> None:
         source, wanted = (advance.file.log, advance.file.node), wanted_interval(advance)
@@ -167,6 +178,6 @@ def _usual(instance: Instance, moment: datetime) -> timedelta:
     return next_tick(instance.schedule, after=first, key=instance.id) - first
 
 
-def _calls(instance: Instance) -> int:
-    """Count the calls of one cycle."""
-    return CALLS_PER_CYCLE * len(instance.logs)
+def _calls(instance: Instance) -> float:
+    """Give the calls of one cycle, on average."""
+    return float(CALLS_PER_CYCLE) * len(instance.logs)

@@ -8,6 +8,7 @@ renew ─────┘  (the same question: whoever asks while one is on its w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,17 +17,18 @@ from ddslogd.cloud import links
 from ddslogd.cloud.budget import IN_PROGRESS
 from ddslogd.errors import LinkRefused
 from ddslogd.models import Failed, Link, LogFile, Row, RowState
-from ddslogd.pacing import poll_delays
+from ddslogd.patience import SLACK, remembered, waits, watch
 from ddslogd.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from ddslogd.cloud.api import Api
     from ddslogd.config import Export as ExportSettings
     from ddslogd.models import ExportReply, Instance, LogKind
     from ddslogd.pacing import Clock
+    from ddslogd.patience import Watch
 
 log = structlog.get_logger()
 
@@ -52,6 +54,7 @@ class Export:
         settings: ExportSettings,
         clock: Clock,
         hand_on: Callable[[Link], None],
+        takes: Sequence[float] = (),
     ) -> None:
         """Prepare to follow an export.
 
@@ -63,6 +66,7 @@ class Export:
             settings: How often to ask, and how long.
             clock: For the waits.
             hand_on: Gets each link once, the moment its row is ready.
+            takes: How long the last exports of the instance took, in seconds; oldest first.
         """
         self._instance = instance
         self._kind = kind
@@ -71,8 +75,11 @@ class Export:
         self._settings = settings
         self._clock = clock
         self._hand_on = hand_on
+        self.takes = tuple(takes)
         self._urgency = IN_PROGRESS
         self._reply: ExportReply | None = None
+        self._answered = 0.0  # when the newest reply came, by the steady clock
+        self._watch: Watch | None = None  # of the export under way
         self._links: dict[LogFile, Link] = {}  # of the newest reply
         self._handed_on: set[LogFile] = set()
         self._objections: dict[LogFile, Failed] = {}
@@ -103,7 +110,8 @@ class Export:
         link = self._links.get(stale.file)
         if link is not None and link is not stale:
             return link
-        await self._ask()
+        if link is not None or self._settled:  # else a new export is under way, and polls will find its end
+            await self._ask()
         if stale.file not in self._links:  # the export has expired, and asking began a new one
             await self._settle()
         if stale.file in self._links:
@@ -118,6 +126,24 @@ class Export:
         """Give the rows of the newest reply."""
         return self._reply.rows if self._reply else ()
 
+    @property
+    def fresh_until(self) -> datetime | None:
+        """Give until when the cloud serves these files once more, by its own clock; None where that is not known.
+
+        It is not where a file is not ready, or may not be followed; so no failure is taken for an end.
+        """
+        times = [row.updated_at for row in self.rows if row.state is RowState.READY]
+        known = [moment for moment in times if moment is not None]
+        if self._reply is None or not self._settled or self._reply.failed or self._objections:
+            return None
+        if not known or len(known) < len(self.rows) or max(known) > self._api.now() + timedelta(seconds=SLACK):
+            return None
+        return max(known) + self._settings.fresh_for
+
+    @property
+    def _settled(self) -> bool:
+        return self._reply is not None and self._reply.settled
+
     def missing(self) -> tuple[Failed, ...]:
         """Give the files of the newest reply that will not come, of nodes that had none before."""
         if not self.rows and self._reply is not None and (self._reply.failed or not self._reply.settled):
@@ -127,8 +153,11 @@ class Export:
         return (*self._objections.values(), *unready)
 
     async def _request(self) -> None:
+        asked = self._clock.monotonic()
         reply = await self._api.export(self._instance, self._kind, urgency=self._urgency)
         now = self._api.now()
+        self._answered = self._clock.monotonic()
+        self._observe(reply, asked=asked, now=now)
         for word in set(reply.unknown_words) - self._words:
             self._words.add(word)
             log.warning("export.unknown_status", instance=self._instance.name, status=word, request_id=reply.request_id)
@@ -140,14 +169,37 @@ class Export:
                 self._handed_on.add(link.file)
                 self._hand_on(link)
 
+    def _observe(self, reply: ExportReply, *, asked: float, now: datetime) -> None:
+        """Learn how long the export takes; all counts from the reply to the call that began it."""
+        if not reply.settled:
+            if self._watch is None:
+                self._watch = watch(reply, at=self._answered, now=now)
+            else:
+                self._watch.pending = asked
+            return
+        took = self._watch.took(reply, at=self._answered) if self._watch is not None else None
+        self._watch = None
+        if took is not None:
+            self.takes = remembered(self.takes, took)
+
     async def _poll(self) -> None:
-        give_up_at = self._clock.monotonic() + self._settings.give_up_after.total_seconds()
-        for delay in poll_delays(self._settings.first_poll, self._settings.max_poll):
-            left = give_up_at - self._clock.monotonic()
-            if left <= 0 or (self._reply is not None and self._reply.settled):
+        settings = self._settings
+        give_up_at = self._clock.monotonic() + settings.give_up_after.total_seconds()
+        for delay in waits(self.takes, first=settings.first_poll, longest=settings.max_poll):
+            if self._settled or self._clock.monotonic() >= give_up_at:
                 return
-            await self._clock.sleep(min(delay, left))
+            await self._rest(delay, until=give_up_at)
+            if self._settled:  # a renewal has found that out meanwhile
+                return
             await self._ask()
+
+    async def _rest(self, delay: float, *, until: float) -> None:
+        """Wait until no reply has come for so long: a renewal's reply is as good as a poll's."""
+        while True:
+            answered = self._answered
+            await self._clock.sleep(min(answered + delay, until) - self._clock.monotonic())
+            if self._answered == answered or self._clock.monotonic() >= until:
+                return
 
     def _link(self, row: Row, now: datetime, request_id: str) -> Link:
         # A row that does not say when it was finished was finished when we first saw it: good for freshness, and no

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from ddslogd.models import Failed, Stored, Superseded, Unchanged
+from ddslogd.models import CycleOutcome, Failed, Stored, Superseded, Unchanged
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,6 +69,13 @@ class Lines(Silent):
 
     def cycled(self, report: CycleReport) -> None:
         """Print what failed, and the cycle's sum."""
+        if report.outcome is CycleOutcome.CACHED and report.fresh_until is not None:
+            until = report.fresh_until.astimezone(UTC)
+            self._print(
+                f"cycle      {report.instance}: cached: the cloud would serve the last export once more until "
+                f"{until:%H:%M:%S} UTC; nothing was asked for"
+            )
+            return
         for failed in report.failures:
             self._print(f"failed     {report.instance}/{failed.node} ({failed.log} log): {failed.reason}")
         if report.error:

@@ -139,6 +139,16 @@ MIGRATIONS = (
         PRIMARY KEY (series, path, cause)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE exports (                  -- what is known of an instance's exports, for the sake of the next one
+        instance       TEXT NOT NULL,
+        log            TEXT NOT NULL,
+        asked          TEXT NOT NULL,       -- instance and nodes that were asked for; of anything else it says nothing
+        takes          TEXT NOT NULL,       -- JSON: seconds that the last ones took, oldest first
+        fresh_until_ms INTEGER,             -- the cloud serves the last one once more until then; NULL: ask
+        PRIMARY KEY (instance, log)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 VERSION = len(MIGRATIONS)
 # Checking reads the whole file: done in a blink up to here, and in minutes on a slow disk where it has grown huge.

@@ -7,6 +7,7 @@ Those that wait at the same time are made durable together.
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.grouped import Grouped
-from ddslogd.models import Failed, LogFile, LogKind, Snapshot, Stored, Superseded, Unchanged
+from ddslogd.models import Failed, Habit, LogFile, LogKind, Snapshot, Stored, Superseded, Unchanged
 from ddslogd.storage import database, layout
 from ddslogd.storage.database import moment_of, moment_or_none, ms_of, ms_or_none
 from ddslogd.storage.filesystem import disk
@@ -202,7 +203,7 @@ class Ledger:
         await self.run(write)
 
     async def close_cycle(self, report: CycleReport, *, tick: datetime) -> datetime | None:
-        """Note how a cycle ended, and what fails; what succeeded fails no more.
+        """Note how a cycle ended, what fails, and what was learned; what succeeded fails no more.
 
         Returns:
             Since when something of this instance fails; None where nothing does.
@@ -211,6 +212,7 @@ class Ledger:
         def write(db: sqlite3.Connection) -> datetime | None:
             _write_cycle(db, report, tick)
             _write_failures(db, report)
+            _write_habits(db, report)
             _drop_old_snapshots(db, report)
             since = db.execute("SELECT min(since_ms) FROM failures WHERE instance = ?", (report.instance,))
             (since_ms,) = since.fetchone()
@@ -226,6 +228,23 @@ class Ledger:
             newest = "SELECT max(id) FROM cycles GROUP BY instance"
             rows = db.execute(f"SELECT instance, tick_ms FROM cycles WHERE id IN ({newest})")  # noqa: S608  # a constant
             return {instance: moment_of(tick_ms) for instance, tick_ms in rows}
+
+        return await self.run(ask)
+
+    async def habits(self) -> dict[tuple[str, LogKind], Habit]:
+        """Give what is known of each instance's exports, by its name and the kind of log."""
+
+        def ask(db: sqlite3.Connection) -> dict[tuple[str, LogKind], Habit]:
+            rows = db.execute("SELECT instance, log, asked, takes, fresh_until_ms FROM exports")
+            return {
+                (instance, LogKind(log)): Habit(
+                    log=LogKind(log),
+                    asked=asked,
+                    takes=tuple(json.loads(takes)),
+                    fresh_until=moment_or_none(fresh_until_ms),
+                )
+                for instance, log, asked, takes, fresh_until_ms in rows
+            }
 
         return await self.run(ask)
 
@@ -253,13 +272,14 @@ class Ledger:
         return await self.run(ask)
 
     async def forget_instances(self, known: set[str]) -> None:
-        """Forget what failed, and which nodes there were, of all instances but these."""
+        """Forget what failed, which nodes there were and how exports went, of all instances but these."""
+        everywhere = "SELECT instance FROM failures UNION SELECT instance FROM nodes UNION SELECT instance FROM exports"
 
         def write(db: sqlite3.Connection) -> None:
-            rows = db.execute("SELECT instance FROM failures UNION SELECT instance FROM nodes").fetchall()
-            others = [(instance,) for (instance,) in rows if instance not in known]
+            others = [(instance,) for (instance,) in db.execute(everywhere).fetchall() if instance not in known]
             db.executemany("DELETE FROM failures WHERE instance = ?", others)
             db.executemany("DELETE FROM nodes WHERE instance = ?", others)
+            db.executemany("DELETE FROM exports WHERE instance = ?", others)
 
         await self.run(write)
 
@@ -466,6 +486,16 @@ def _write_failures(db: sqlite3.Connection, report: CycleReport) -> None:
         "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET kind = excluded.kind,"
         " last_ms = excluded.last_ms, times = times + 1, last_error = excluded.last_error",
         [(report.instance, node, log, kind, now, now, reason) for (node, log), (kind, reason) in failed.items()],
+    )
+
+
+def _write_habits(db: sqlite3.Connection, report: CycleReport) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO exports (instance, log, asked, takes, fresh_until_ms) VALUES (?, ?, ?, ?, ?)",
+        [
+            (report.instance, habit.log, habit.asked, json.dumps(habit.takes), ms_or_none(habit.fresh_until))
+            for habit in report.habits
+        ],
     )
 
 
