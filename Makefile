@@ -4,6 +4,7 @@
 # make bench    all that is measured:
 #   make bench-overlap  how fast an export's new part is found
 #   make bench-calls    how many calls a cycle takes, and how long a ready file waits
+#   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: of 2 GiB a set
 # make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
 
-.PHONY: demo test test-keystone torture bench bench-overlap bench-calls lint schema lock clean
+.PHONY: demo test test-keystone torture bench bench-overlap bench-calls bench-transfer lint schema lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
@@ -26,10 +27,13 @@ test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 torture: $(INSTALLED)
 	$(BIN)/pytest -q -m slow tests/test_torture.py
 
-bench: bench-overlap bench-calls
+bench: bench-overlap bench-calls bench-transfer
 
 bench-calls: $(INSTALLED)
 	$(BIN)/python tests/bench/bench_calls.py
+
+bench-transfer: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m bench.bench_transfer $(FULL)
 
 bench-overlap: $(INSTALLED)
 	$(BIN)/python tests/bench/bench_overlap.py

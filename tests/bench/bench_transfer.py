@@ -32,7 +32,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from objectstore import PROJECT, ObjectSet, Servers, instance_id, serving
+from bench.objectstore import PROJECT, ObjectSet, Servers, instance_id, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
