@@ -413,7 +413,7 @@ async def test_entries_that_nothing_asks_for_are_dropped_and_each_series_keeps_i
         file = replace(FILE, node=node, updated_at=at)
         there = layout.key(file) if (node, days) == ("node-3", 40) else there
         await ledger.enter(replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file), stored_at=at))
-    await ledger.reconcile([there])
+    await ledger.reconcile({"snapshots/orders": [there]}, is_there=lambda key: key == there)
 
     await ledger.close_cycle(report(), tick=NOW)
 

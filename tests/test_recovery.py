@@ -16,7 +16,7 @@ import structlog
 from ddslogd.errors import ConfigError, Locked
 from ddslogd.models import Unchanged
 from ddslogd.storage.ledger import KEPT_DAYS, Ledger
-from ddslogd.storage.recovery import recover
+from ddslogd.storage.recovery import Recovery
 from ddslogd.storage.store import Store, claim
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def change(bed: Bed, statement: str) -> None:
 
 
 async def restart(bed: Bed) -> list[str]:
-    """Start and stop; give the events."""
+    """Start, look through everything, and stop; give the events."""
     with structlog.testing.capture_logs() as events:
-        async with bed.open():
-            pass
+        async with bed.open() as service:
+            await service._archive.recovery.whole()
     return [event["event"] for event in events]
 
 
@@ -216,6 +216,16 @@ async def test_the_ledger_closes_without_leaving_a_wal(bed: Bed) -> None:
     await ledger.close()
 
 
+class GoneOnceSeen(Store):
+    """A directory from which somebody removes a file just after it was seen there."""
+
+    def is_there(self, key: str) -> bool:
+        there = super().is_there(key)
+        if key.endswith(STRAY):
+            (self._directory / key).unlink()
+        return there
+
+
 STRAY = "errorlog.20260102T030400.000Z.log"
 
 
@@ -243,8 +253,8 @@ async def test_what_only_looks_like_a_snapshot_is_told_and_left_out(sandbox: San
     (node / os.fsdecode(b"\xff\xfe-" + STRAY.encode())).write_bytes(b"x")
 
     with structlog.testing.capture_logs() as events:
-        async with bed.open():
-            pass
+        async with bed.open() as service:
+            await service._archive.recovery.whole()
 
     told = sorted((event["event"], event["path"].rpartition("/")[2], event["reason"]) for event in events)
     assert (told, rows(bed, "SELECT count(*) FROM snapshots")) == (
@@ -262,11 +272,12 @@ async def test_a_file_that_is_gone_before_it_is_adopted_stops_nothing(
 ) -> None:
     sandbox.write(NODE, LOG)
     await bed.collect()
-    store = Store(bed.directory, keep_free=0, fresh_for=timedelta(minutes=15))
-    found = [*store.open(clock.now()), f"snapshots/solo/{NODE}/{STRAY}"]
+    store = GoneOnceSeen(bed.directory, keep_free=0, fresh_for=timedelta(minutes=15))
+    store.open(clock.now())
+    (bed.files()[0].parent / STRAY).write_bytes(b"x")
     ledger = Ledger(tmp_path / "other")
     with structlog.testing.capture_logs() as events:
-        await recover(store, ledger, found=found, names=["solo"], now=clock.now())
+        await Recovery(store, ledger, names=["solo"], clock=clock).whole()
     store.close()
     await ledger.close()
 

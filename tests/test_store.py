@@ -45,6 +45,12 @@ def reopened(tmp_path: Path) -> Store:
     return Store(tmp_path / "logs", keep_free=0, fresh_for=timedelta(minutes=15))
 
 
+def start(store: Store, now: datetime = NOW) -> None:
+    """Open, and look through the instance's directory as before its first cycle."""
+    store.open(now)
+    store.survey(FILE.instance, now)
+
+
 def final(tmp_path: Path) -> Path:
     return tmp_path / "logs" / layout.snapshot_path(FILE)
 
@@ -260,7 +266,7 @@ async def leave(store: Store, data: bytes) -> None:
 async def test_after_a_restart_all_but_the_last_64_kib_count(store: Store, reopened: Store) -> None:
     await leave(store, b"a" * 100_000)
     store.close()
-    reopened.open(NOW)
+    start(reopened)
 
     async with reopened.part(FILE) as part:
         assert (part.size, len(part.tail)) == (100_000 - 65_536, 65_536)
@@ -270,7 +276,7 @@ async def test_after_a_restart_all_but_the_last_64_kib_count(store: Store, reope
 async def test_a_tail_that_does_not_match_is_found(store: Store, reopened: Store) -> None:
     await leave(store, b"a" * 100_000)
     store.close()
-    reopened.open(NOW)
+    start(reopened)
 
     async with reopened.part(FILE) as part:
         with pytest.raises(Changed):
@@ -281,7 +287,7 @@ async def test_a_tail_that_does_not_match_is_found(store: Store, reopened: Store
 async def test_a_tail_that_matches_is_gone_on_with(store: Store, reopened: Store) -> None:
     await leave(store, b"a" * 100_000)
     store.close()
-    reopened.open(NOW)
+    start(reopened)
 
     async with reopened.part(FILE) as part:
         await part.append([b"a" * 60_000])
@@ -296,7 +302,7 @@ async def test_at_start_a_part_of_an_export_that_is_over_is_swept(
     await leave(store, b"a" * 100_000)
     store.close()
 
-    reopened.open(NOW + timedelta(minutes=15))
+    start(reopened, NOW + timedelta(minutes=15))
 
     assert list(final(tmp_path).parent.iterdir()) == []
     reopened.close()
@@ -310,7 +316,7 @@ async def test_at_start_a_hidden_file_that_names_no_identity_is_swept(
     stray.write_bytes(b"x")
     store.close()
 
-    reopened.open(NOW)
+    start(reopened)
 
     assert list(final(tmp_path).parent.iterdir()) == [final(tmp_path)]
     reopened.close()

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ddslogd.roster import Roster
     from ddslogd.storage.ledger import Ledger
     from ddslogd.storage.part import Part
+    from ddslogd.storage.recovery import Recovery
     from ddslogd.storage.retention import Retention
     from ddslogd.storage.store import Store
     from ddslogd.storage.stream import Streams
@@ -76,12 +77,14 @@ class Archive:
     Attributes:
         store: Where snapshots go.
         ledger: The books.
+        recovery: Brings them in line with the disk, of each instance before its first cycle.
         streams: Take the snapshots; None where there are to be none.
         retention: Removes what may go.
     """
 
     store: Store
     ledger: Ledger
+    recovery: Recovery
     streams: Streams | None
     retention: Retention
 
@@ -224,6 +227,7 @@ class Collector:
         """Tell whether there is room on disk; say once that there is none, and once that there is again."""
         has_room = await self.archive.store.has_room()
         if not has_room:
+            await self.archive.recovery.whole()  # room is counted by what is there
             await self.archive.retention.make_room()
             has_room = await self.archive.store.has_room()
         storage = self.settings.storage
@@ -262,6 +266,7 @@ class _Cycle:
         guard = asyncio.timeout(limit.total_seconds())
         try:
             async with guard:
+                await self._collector.archive.recovery.of(self._instance.name)
                 if not await self._collector.has_room():
                     return self._report(CycleOutcome.NO_ROOM, "the disk is below storage.keep_free", "NoRoom")
                 await self._collector.archive.store.sweep(self._collector.clock.now())

@@ -34,7 +34,7 @@ from ddslogd.roster import Roster
 from ddslogd.scheduler import Chore, Scheduler
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.part import Checks
-from ddslogd.storage.recovery import recover
+from ddslogd.storage.recovery import Recovery
 from ddslogd.storage.retention import Retention
 from ddslogd.storage.store import Store, claim
 from ddslogd.storage.stream import Origin, Streams
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HOUR = timedelta(hours=1)
+REBUILT = "nothing: it is rebuilt from what is on disk"
 LOGINS_PER_MINUTE = 60  # one account needs one login a day
 
 
@@ -126,6 +127,7 @@ class Service:
 
     async def _prune(self) -> None:
         try:
+            await self._archive.recovery.whole()  # it counts what is there
             await self._archive.retention.run()
         except StorageError as exc:
             log.error("retention.failed", reason=str(exc))
@@ -136,6 +138,7 @@ class Service:
         if streams is None:
             return
         try:
+            await self._archive.recovery.whole()
             behind = await streams.book.behind()
         except StorageError as exc:
             log.error("ledger.failed", reason=str(exc))
@@ -204,7 +207,7 @@ async def opened(
 
 @asynccontextmanager
 async def archive_of(settings: Settings, *, clock: Clock) -> AsyncIterator[Archive]:
-    """Open what is on disk, and nothing else. In the end all is closed.
+    """Open what is on disk, and nothing else, with the ledger in line. In the end all is closed.
 
     Raises:
         Locked: Another ddslogd works on the storage directory, or on the ledger's.
@@ -212,7 +215,9 @@ async def archive_of(settings: Settings, *, clock: Clock) -> AsyncIterator[Archi
         StorageError: The disk refuses.
     """
     async with AsyncExitStack() as stack:
-        yield await _archive(settings, clock=clock, stack=stack)
+        archive = await _archive(settings, clock=clock, stack=stack)
+        await archive.recovery.whole()
+        yield archive
 
 
 async def rebuilt(
@@ -275,8 +280,8 @@ async def _accounts(
     return accounts
 
 
-async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Store, Ledger]:
-    """Open directory and ledger, and bring them in line."""
+async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Store, Ledger, Recovery]:
+    """Open directory and ledger; where the ledger is new, it is brought in line with what is on disk."""
     storage = settings.storage
     store = Store(
         storage.directory,
@@ -285,27 +290,30 @@ async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
         checks=Checks(md5=settings.download.verify == "md5", sha256=storage.sha256),
     )
     stack.callback(store.close)
-    found = await asyncio.to_thread(store.open, clock.now())
+    await asyncio.to_thread(store.open, clock.now())
     _claim_state(settings, stack)
     ledger = Ledger(storage.state)
     stack.push_async_callback(ledger.close)
     known = await ledger.open()
     await ledger.belong_to(storage.directory)
-    if found and not known:
-        log.error("ledger.missing", directory=str(storage.state), todo="nothing: it is rebuilt from what is on disk")
     names = [instance.name for instance in settings.fleet()]
-    await recover(store, ledger, found=found, names=names, now=clock.now())
+    recovery = Recovery(store, ledger, names=names, clock=clock)
+    await recovery.promises()
+    if not known:
+        if await asyncio.to_thread(store.has_snapshots):
+            log.error("ledger.missing", directory=str(storage.state), todo=REBUILT)
+        await recovery.whole()
     if not any(settings.discover_entries(cloud) for cloud in settings.clouds):  # else it is not known yet who is there
         await ledger.forget_instances(set(names))
-    return store, ledger
+    return store, ledger, recovery
 
 
 async def _archive(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> Archive:
     storage, stream = settings.storage, settings.stream
-    store, ledger = await _storage(settings, clock=clock, stack=stack)
+    store, ledger, recovery = await _storage(settings, clock=clock, stack=stack)
     streams = Streams(storage.directory, ledger=ledger, rotate=stream.rotate, clock=clock) if stream.enabled else None
     retention = Retention(storage, ledger=ledger, streamed=stream.enabled, clock=clock)
-    return Archive(store=store, ledger=ledger, streams=streams, retention=retention)
+    return Archive(store=store, ledger=ledger, recovery=recovery, streams=streams, retention=retention)
 
 
 def _origin(instance: Instance | None, name: str, settings: Settings) -> Origin:

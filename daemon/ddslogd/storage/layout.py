@@ -106,6 +106,11 @@ def file_name(final_name: str) -> str:
     return _STAMPED.sub("", final_name)
 
 
+def is_snapshot_name(name: str) -> bool:
+    """Tell whether a snapshot can have this name."""
+    return name.endswith(".log") and not name.startswith(".") and updated_at(name) is not None
+
+
 def updated_at(final_name: str) -> datetime | None:
     """Read back the moment that stands in a snapshot's name; None where none does."""
     found = _STAMPED.search(final_name)
@@ -113,8 +118,18 @@ def updated_at(final_name: str) -> datetime | None:
 
 
 def _moment(text: str) -> datetime | None:
+    date, time = int(text[:8]), int(text[9:15])  # strptime takes ten times as long, and there may be a million of them
     try:
-        return datetime.strptime(text, "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+        return datetime(
+            date // 10000,
+            date // 100 % 100,
+            date % 100,
+            time // 10000,
+            time // 100 % 100,
+            time % 100,
+            int(text[16:]) * 1000,
+            tzinfo=UTC,
+        )
     except ValueError:
         return None
 

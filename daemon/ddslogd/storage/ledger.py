@@ -43,6 +43,11 @@ DROP_OLD = (  # by both times: what is as old by its name is not adopted again, 
     " (SELECT max(updated_ms) FROM snapshots AS newer WHERE newer.series = snapshots.series AND newer.published)"
 )
 
+# Of each entry whether its file is there; null where it has none of its own, or is a promise that a cycle is keeping.
+OF_DIRECTORY = (
+    "SELECT key, CASE WHEN published AND path = key THEN present END FROM snapshots WHERE series >= ? AND series < ?"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -161,8 +166,9 @@ class Ledger:
 
         def write(db: sqlite3.Connection) -> None:
             for snapshot in snapshots:
-                _write_snapshot(db, snapshot, published=True)
-                db.execute(passed, (snapshot.key,))
+                if db.execute("SELECT 1 FROM snapshots WHERE key = ?", (snapshot.key,)).fetchone() is None:
+                    _write_snapshot(db, snapshot, published=True)
+                    db.execute(passed, (snapshot.key,))
 
         await self.run(write)
 
@@ -170,7 +176,7 @@ class Ledger:
         """Give what was about to be published when the last process ended."""
 
         def ask(db: sqlite3.Connection) -> tuple[Snapshot, ...]:
-            return tuple(read_snapshot(row) for row in db.execute("SELECT * FROM snapshots WHERE NOT published"))
+            return tuple(read_snapshot(row) for row in db.execute("SELECT * FROM snapshots WHERE published = 0"))
 
         return await self.run(ask)
 
@@ -182,25 +188,44 @@ class Ledger:
 
         await self.run(write)
 
-    async def missing(self, keys: Sequence[str]) -> tuple[str, ...]:
-        """Give those of the keys that no entry speaks of."""
+    async def directories(self) -> tuple[str, ...]:
+        """Give the directories of the instances that have entries, relative to the storage directory."""
 
         def ask(db: sqlite3.Connection) -> tuple[str, ...]:
-            known = "SELECT 1 FROM snapshots WHERE key = ? AND published"
-            return tuple(key for key in keys if db.execute(known, (key,)).fetchone() is None)
+            found: list[str] = []
+            after = ""
+            while True:  # from one to the next by the index: there may be a hundred entries of each
+                (series,) = db.execute("SELECT min(series) FROM snapshots WHERE series >= ?", (after,)).fetchone()
+                if series is None:
+                    return tuple(found)
+                found.append(series.rsplit("/", 2)[0])
+                after = _behind(found[-1])
 
         return await self.run(ask)
 
-    async def reconcile(self, found: Sequence[str]) -> None:
-        """Note which of the entries still have a file of their own, by the keys of all files that are there."""
+    async def reconcile(self, found: Mapping[str, Sequence[str]], *, is_there: Callable[[str], bool]) -> list[str]:
+        """Note which entries of some instances' directories still have a file of their own.
 
-        def write(db: sqlite3.Connection) -> None:
-            files = set(found)
-            rows = db.execute("SELECT key, present FROM snapshots WHERE published AND path = key")
-            wrong = [(key in files, key) for key, present in rows if (key in files) != present]
-            db.executemany("UPDATE snapshots SET present = ? WHERE key = ?", wrong)
+        Args:
+            found: By directory: the keys of the files that were seen there.
+            is_there: Looks again at one that entry and ``found`` disagree on: files may have come and gone meanwhile.
 
-        await self.run(write)
+        Returns:
+            The keys of files that no entry speaks of.
+        """
+
+        def write(db: sqlite3.Connection) -> list[str]:
+            missing = []
+            for directory, keys in found.items():
+                files, rows = set(keys), dict(db.execute(OF_DIRECTORY, (f"{directory}/", _behind(directory))))
+                wrong = [key for key, present in rows.items() if present is not None and (key in files) != present]
+                db.executemany(
+                    "UPDATE snapshots SET present = ? WHERE key = ?", [(is_there(key), key) for key in wrong]
+                )
+                missing += [key for key in keys if key not in rows and is_there(key)]
+            return missing
+
+        return await self.run(write)
 
     async def close_cycle(self, report: CycleReport, *, tick: datetime) -> datetime | None:
         """Note how a cycle ended, what fails, and what was learned; what succeeded fails no more.
@@ -368,6 +393,11 @@ class Ledger:
     def _open(self) -> bool:
         self._db, known = database.connect(self.path)
         return known
+
+
+def _behind(directory: str) -> str:
+    """Give what sorts behind everything in a directory: a slash is followed by a zero."""
+    return f"{directory}0"
 
 
 def _refuse_another(ledger: Path, *, before: Path, now: Path) -> None:

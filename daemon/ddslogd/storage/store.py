@@ -62,11 +62,8 @@ class Store:
         self._swept_at = datetime.max.replace(tzinfo=UTC)
         self._lock: int | None = None
 
-    def open(self, now: datetime) -> tuple[str, ...]:
-        """Claim the directory and sweep what a crash left. Blocks; called once, before anything runs.
-
-        Returns:
-            The keys of the snapshots that are there.
+    def open(self, now: datetime) -> None:
+        """Claim the directory. Blocks; called once, before anything runs.
 
         Raises:
             Locked: Another process has claimed it.
@@ -74,13 +71,6 @@ class Store:
         """
         self._lock = claim(self._directory)
         self._swept_at = now
-        snapshots = []
-        for path in self._files():
-            if layout.read_part_name(path.name) is not None:
-                self._keep_or_sweep(path, now)
-            elif self._is_snapshot(path):
-                snapshots.append(path.relative_to(self._directory).as_posix())
-        return tuple(snapshots)
 
     def close(self) -> None:
         """Let another process claim the directory."""
@@ -88,6 +78,40 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def instances(self) -> tuple[str, ...]:
+        """Give the names of the directories that are there, one for each instance. Blocks."""
+        return tuple(entry.name for entry in _entries(self._directory / layout.SNAPSHOTS) if _is_directory(entry))
+
+    def has_snapshots(self) -> bool:
+        """Tell whether there is any snapshot. Blocks."""
+        return any(
+            depth == SNAPSHOT_DEPTH and layout.is_snapshot_name(entry.name) and entry.is_file(follow_symlinks=False)
+            for entry, depth in self._files("")
+        )
+
+    def survey(self, instance: str, now: datetime) -> tuple[str, ...]:
+        """Look through an instance's directory, by its name; keep or sweep the parts of an earlier process. Blocks.
+
+        Called for each instance before its first part is asked for.
+
+        Returns:
+            The keys of the snapshots that are there.
+        """
+        found = []
+        for entry, depth in self._files(instance):
+            if _is_part(entry.name):
+                self._keep_or_sweep(Path(entry.path), now)
+            elif self._is_snapshot(entry, depth):
+                found.append(f"{layout.SNAPSHOTS}/{'/'.join(entry.path.rsplit('/', depth - 1)[1:])}")
+        return tuple(found)
+
+    def is_there(self, key: str) -> bool:
+        """Tell whether there is a regular file at a snapshot's path, as far as can be seen. Blocks."""
+        try:
+            return stat.S_ISREG((self._directory / key).lstat().st_mode)
+        except OSError:
+            return False
 
     async def has_room(self) -> bool:
         """Tell whether ``keep_free`` bytes are free for us.
@@ -175,25 +199,34 @@ class Store:
         return len(over)
 
     def _sweep_strays(self) -> None:
-        for path in self._files():
-            if layout.read_part_name(path.name) is not None:
+        for entry, _ in self._files(""):
+            if _is_part(entry.name):
+                path = Path(entry.path)
                 final = path.with_name(_final_name(path))
                 if final not in self._left and final not in self._lent:
                     _unlink(path)
 
-    def _files(self) -> Iterator[Path]:
-        for directory, _, names in os.walk(self._directory / layout.SNAPSHOTS):
-            for name in names:
-                yield Path(directory, name)
+    def _files(self, instance: str) -> Iterator[tuple[os.DirEntry[str], int]]:
+        """Give what is no directory, of an instance or of all, with its depth below the storage directory."""
+        top = self._directory / layout.SNAPSHOTS / instance
+        waiting = [] if instance and top.is_symlink() else [(str(top), 3 if instance else 2)]
+        while waiting:
+            directory, depth = waiting.pop()
+            for entry in _entries(directory):
+                if _is_directory(entry):
+                    waiting.append((entry.path, depth + 1))
+                else:
+                    yield entry, depth
 
-    def _is_snapshot(self, path: Path) -> bool:
+    def _is_snapshot(self, entry: os.DirEntry[str], depth: int) -> bool:
         """Tell whether the file is a snapshot; what only looks like one is told of."""
-        in_place = len(path.relative_to(self._directory).parts) == SNAPSHOT_DEPTH
-        if not in_place or path.name.startswith(".") or layout.updated_at(path.name) is None:
+        if depth != SNAPSHOT_DEPTH or not layout.is_snapshot_name(entry.name):
             return False
-        reason = _objection(path)
+        if entry.path.isascii() and entry.is_file(follow_symlinks=False):  # told by the directory: no other look at it
+            return True
+        reason = _objection(Path(entry.path))
         if reason:
-            log.warning("ledger.not_adopted", path=_printable(path), reason=reason)
+            log.warning("ledger.not_adopted", path=_printable(Path(entry.path)), reason=reason)
         return not reason
 
     def _keep_or_sweep(self, path: Path, now: datetime) -> None:
@@ -240,6 +273,25 @@ def claim(directory: Path) -> int:
     with disk(path):
         path.write_text(f"{os.getpid()}\n")
     return fd
+
+
+def _entries(directory: Path | str) -> list[os.DirEntry[str]]:
+    """Give what is in a directory; nothing where it cannot be read."""
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):
+        return entry.is_dir(follow_symlinks=False)
+    return False
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(".") and layout.read_part_name(name) is not None
 
 
 def _objection(path: Path) -> str:
