@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
 
-from ddslogd.pacing import due
+from ddslogd.pacing import EPOCH, due
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-    from datetime import datetime, timedelta
     from typing import Any
 
     from ddslogd.models import Instance
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 LONGEST_NAP_S = 60.0  # the wall clock may be set meanwhile: look at it at least that often
+SET_BACK = timedelta(seconds=1)  # less is the steady clock's own error, or time service at work
+MOST_CYCLES = 2000  # of a cloud at a time: what is due beyond waits in order, and takes no memory and no cycle_timeout
+BEGUN_TOGETHER = 50  # cycles, until the loop turns: what else is ready waits for no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,10 @@ class Chore:
 
 
 class Scheduler:
-    """Runs cycles at their ticks: each instance in a task of its own, so that its cycles never overlap."""
+    """Runs cycles at their ticks; those of an instance never overlap.
+
+    One task waits for the next tick of all, so that an instance whose turn has not come costs an entry in a list.
+    """
 
     def __init__(
         self,
@@ -50,6 +60,7 @@ class Scheduler:
         refresh: timedelta,
         sooner: Callable[[Instance, datetime], datetime | None],
         chores: Iterable[Chore] = (),
+        most_cycles: int = MOST_CYCLES,
     ) -> None:
         """Prepare.
 
@@ -62,34 +73,44 @@ class Scheduler:
             sooner: Says when an instance's next cycle is to begin in place of the schedule's next tick, after the tick
                 of its last; None: at the schedule's.
             chores: What else is done.
+            most_cycles: So many of a cloud at a time.
         """
         self._cycle = cycle
         self._clock = clock
         self._last_ticks = dict(last_ticks)
         self._sooner = sooner
         self._chores = [Chore(name="discovery", every=refresh, run=self._follow), *chores]
-        self._fleet = fleet
-        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._ask_fleet = fleet
+        self._most_cycles = most_cycles
+        self._fleet: dict[str, Instance] = {}  # by name, as _running
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._agenda: list[tuple[datetime, int, Instance]] = []  # a heap: when to look at an instance
+        self._number = count()
+        self._at_work: Counter[str] = Counter()  # cycles by cloud
+        self._held: dict[str, deque[Instance]] = {}  # due, by cloud, that has enough cycles
+        self._nap: asyncio.Task[None] | None = None
+        self._nap_ends = self._clock.now()
         self._group: asyncio.TaskGroup | None = None
 
     async def serve(self, instances: Iterable[Instance]) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as self._group:
             self.update(instances)
+            self._group.create_task(self._keep_time(self._group), name="ticks")
             for chore in self._chores:
                 self._group.create_task(self._repeat(chore), name=chore.name)
 
     def update(self, instances: Iterable[Instance]) -> None:
         """Take another fleet: new instances begin, others end, and those that stay the same are not disturbed."""
-        wanted = dict.fromkeys(instances)
-        ending: dict[str, asyncio.Task[None]] = {}
-        for instance in [one for one in self._tasks if one not in wanted]:
-            ending[instance.name] = self._tasks.pop(instance)
-            ending[instance.name].cancel()
-        for instance in wanted:
-            if instance not in self._tasks and self._group is not None:
-                ticks = self._ticks(instance, after=ending.get(instance.name))
-                self._tasks[instance] = self._group.create_task(ticks, name=f"ticks of {instance.name}")
+        wanted = {instance.name: instance for instance in instances}
+        for name in [name for name, instance in self._fleet.items() if wanted.get(name) != instance]:
+            del self._fleet[name]
+            if name in self._running:
+                self._running[name].cancel()
+        for name, instance in wanted.items():
+            if name not in self._fleet:
+                self._fleet[name] = instance
+                self._enter(instance)
 
     async def _repeat(self, chore: Chore) -> None:
         while True:
@@ -97,7 +118,7 @@ class Scheduler:
             await self._clock.sleep(chore.every.total_seconds())
 
     async def _follow(self) -> None:
-        self.update(await self._fleet())
+        self.update(await self._ask_fleet())
 
     async def _guarded(self, work: Coroutine[Any, Any, object], event: str, **fields: str) -> None:
         try:
@@ -105,25 +126,86 @@ class Scheduler:
         except Exception:  # the one broad except: a bug in one piece of work must not end the others, nor the next one
             log.exception(event, **fields)
 
-    async def _ticks(self, instance: Instance, *, after: asyncio.Task[None] | None) -> None:
-        if after is not None:  # the same instance as it was before: its cycle has to be over
-            await asyncio.wait([after])
+    async def _keep_time(self, group: asyncio.TaskGroup) -> None:
+        ahead = self._ahead()
         while True:
-            tick = await self._next(instance, self._last_ticks.get(instance.name))
-            self._last_ticks[instance.name] = tick
-            await self._guarded(self._cycle(instance, tick), "cycle.bug", instance=instance.name)
+            if self._ahead() < ahead - SET_BACK:  # what was reckoned by the old time lies too far off
+                self._agenda.clear()
+                self._held.clear()
+                for instance in self._fleet.values():
+                    self._enter(instance)
+            ahead = self._ahead()
+            await self._begin(group)
+            self._nap = group.create_task(self._napping(), name="nap")
+            await asyncio.wait([self._nap])
 
-    async def _next(self, instance: Instance, last: datetime | None) -> datetime:
-        """Return once the next tick has come, with that tick."""
-        while True:
-            now = self._clock.now()
-            tick = due(instance.schedule, last=last, now=now, key=instance.id)
-            sooner = self._sooner(instance, last) if last is not None and last <= now else None
-            if sooner is not None:
-                tick = max(now, sooner)
-            if last is not None and tick < last:
-                last = now  # the wall clock went far back: from here on the grid is followed by the new time
-            left = (tick - now).total_seconds()
-            if left <= 0:
-                return tick
-            await self._clock.sleep(min(left, LONGEST_NAP_S))
+    async def _napping(self) -> None:
+        """Wait for the next tick; ``_enter`` cancels this where one comes that is sooner."""
+        if not self._agenda:
+            self._nap_ends = datetime.max.replace(tzinfo=UTC)
+            await asyncio.Event().wait()
+            return
+        now = self._clock.now()
+        nap_s = min((self._agenda[0][0] - now).total_seconds(), LONGEST_NAP_S)
+        self._nap_ends = now + timedelta(seconds=nap_s)
+        await self._clock.sleep(nap_s)
+
+    def _ahead(self) -> timedelta:
+        """Give the wall clock's time by the steady one's: it changes where the wall clock is set."""
+        return self._clock.now() - EPOCH - timedelta(seconds=self._clock.monotonic())
+
+    def _enter(self, instance: Instance) -> None:
+        """Put an instance on the agenda for its next tick; the nap ends where it would be too long."""
+        at = self._next(instance)
+        heappush(self._agenda, (at, next(self._number), instance))
+        if at < self._nap_ends and self._nap is not None:
+            self._nap.cancel()
+
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Begin the cycles that are due."""
+        begun = 0
+        while self._agenda and self._agenda[0][0] <= self._clock.now():
+            *_, instance = heappop(self._agenda)
+            if self._fleet.get(instance.name) != instance or instance.name in self._running:
+                continue  # it is gone, or will be entered when it ends
+            tick = self._next(instance)
+            if tick > self._clock.now():
+                self._enter(instance)
+            elif self._at_work[instance.cloud] >= self._most_cycles:
+                self._held.setdefault(instance.cloud, deque()).append(instance)
+            else:
+                self._start(instance, tick, group)
+                begun += 1
+                if begun % BEGUN_TOGETHER == 0:
+                    await asyncio.sleep(0)
+
+    def _start(self, instance: Instance, tick: datetime, group: asyncio.TaskGroup) -> None:
+        self._last_ticks[instance.name] = tick
+        self._at_work[instance.cloud] += 1
+        work = self._guarded(self._cycle(instance, tick), "cycle.bug", instance=instance.name)
+        task = self._running[instance.name] = group.create_task(work, name=f"cycle of {instance.name}")
+        task.add_done_callback(partial(self._ended, instance))
+
+    def _ended(self, instance: Instance, _: asyncio.Task[None]) -> None:
+        del self._running[instance.name]
+        self._at_work[instance.cloud] -= 1
+        again = self._fleet.get(instance.name)
+        if again is not None:
+            self._enter(again)
+        held = self._held.get(instance.cloud, deque())
+        while held:
+            longest = held.popleft()
+            if self._fleet.get(longest.name) == longest and longest.name not in self._running:
+                self._enter(longest)
+                break
+
+    def _next(self, instance: Instance) -> datetime:
+        """Give the next tick, or the time where that is over."""
+        now, last = self._clock.now(), self._last_ticks.get(instance.name)
+        tick = due(instance.schedule, last=last, now=now, key=instance.id)
+        sooner = self._sooner(instance, last) if last is not None and last <= now else None
+        if sooner is not None:
+            tick = max(now, sooner)
+        if last is not None and tick < last:
+            self._last_ticks[instance.name] = now  # the wall clock went far back: the grid is followed by the new time
+        return tick

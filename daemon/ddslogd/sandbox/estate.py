@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddslogd.sandbox.exports import NodeExports, new_log
+from ddslogd.sandbox.exports import NodeExports
 from ddslogd.sandbox.kinds import KINDS, Kind, LogKind
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Estate:
     def __init__(
         self, fleet: Sequence[SandboxInstance], *, rules: CloudRules, store: ObjectStore, clock: CloudClock
     ) -> None:
-        self._present: dict[str, SandboxInstance] = {}
+        self._present: dict[str, SandboxInstance] = {}  # what was added last comes last
         self._logs: dict[tuple[LogKind, str], NodeExports] = {}
         self._rules = rules
         self._store = store
@@ -40,14 +40,11 @@ class Estate:
     @property
     def fleet(self) -> Fleet:
         """Give what is there, what was added last first."""
-        return tuple(self._present.values())
+        return tuple(reversed(self._present.values()))
 
     def add(self, instance: SandboxInstance) -> None:
         """Put an instance there; one with the same id is changed into it and keeps its place and its logs."""
-        if instance.id in self._present:
-            self._present[instance.id] = instance
-        else:
-            self._present = {instance.id: instance} | self._present
+        self._present[instance.id] = instance
         for group in instance.groups:
             for kind in KINDS.values():
                 if group.type in kind.groups:
@@ -71,7 +68,7 @@ class Estate:
 
     def listed(self) -> list[SandboxInstance]:
         """Give what is there, newest first; of those created in the same second what was added last."""
-        return sorted(self._present.values(), key=lambda one: one.created, reverse=True)
+        return sorted(self.fleet, key=lambda one: one.created, reverse=True)
 
     def exports(self, instance: SandboxInstance, kind: LogKind) -> list[NodeExports]:
         """Give the exports of those nodes that have a log of the kind, in the order DDS lists them."""
@@ -99,12 +96,11 @@ class Estate:
         for node in nodes:
             held = self._logs.get((kind.name, node.id))
             if held is None:
-                log = new_log(node, kind, self._rules, json=instance.writes_json, now=self._clock.now())
                 held = NodeExports(
                     node,
                     kind,
-                    log,
                     instance_id=instance.id,
+                    json=json,
                     rules=self._rules,
                     store=self._store,
                     clock=self._clock,

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -89,16 +90,17 @@ class NodeExports:
         self,
         node: SandboxNode,
         kind: Kind,
-        log: mongod.NodeLog,
         *,
         instance_id: str,
+        json: bool,
         rules: CloudRules,
         store: ObjectStore,
         clock: CloudClock,
     ) -> None:
         self.node = node
         self.kind = kind
-        self.log = log
+        self._json = json
+        self._begins = clock.now() - rules.backlog
         self.run: Run | None = None
         self.file: ExportedFile | None = None
         self.names: set[str] = set()
@@ -107,8 +109,23 @@ class NodeExports:
         self._rules = rules
         self._store = store
         self._clock = clock
-        self._random = _random(rules, kind.name, "exports", node)
-        self._usual = Random(f"{rules.seed} {kind.name} usual {instance_id}").uniform(*rules.takes)  # noqa: S311 - as there
+        self._instance_id = instance_id
+
+    @cached_property
+    def log(self) -> mongod.NodeLog:
+        """Give the log, made when it is first asked for: its backlog is due at once."""
+        random = _random(self._rules, self.kind.name, "log", self.node)
+        rate = self._rules.lines_per_second * self.kind.share
+        return mongod.NodeLog(random, line=_line(self.kind.name, json=self._json), begins=self._begins, rate=rate)
+
+    @cached_property
+    def _random(self) -> Random:
+        return _random(self._rules, self.kind.name, "exports", self.node)
+
+    @cached_property
+    def _usual(self) -> float:
+        seed = f"{self._rules.seed} {self.kind.name} usual {self._instance_id}"
+        return Random(seed).uniform(*self._rules.takes)  # noqa: S311 - repeatable on purpose
 
     @property
     def touched(self) -> datetime | None:
@@ -179,16 +196,6 @@ class NodeExports:
         if math.isinf(extra):
             return None
         return self.run.began + self.run.takes + self._clock.scaled(timedelta(seconds=extra))
-
-
-def new_log(node: SandboxNode, kind: Kind, rules: CloudRules, *, json: bool, now: datetime) -> mongod.NodeLog:
-    """Make a node's log of a kind: its backlog is due at once."""
-    return mongod.NodeLog(
-        _random(rules, kind.name, "log", node),
-        line=_line(kind.name, json=json),
-        begins=now - rules.backlog,
-        rate=rules.lines_per_second * kind.share,
-    )
 
 
 def request_exports(nodes: Sequence[NodeExports], *, now: datetime, fresh_for: timedelta) -> None:
