@@ -1,0 +1,267 @@
+"""What ten thousand instances take: memory, processor, how late ticks are, how long a start takes. Against a sandbox.
+
+Each part runs in a process of its own, the sandbox too. Time is compressed: `SPEED` ticks in the time of one. Fails
+where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any
+
+import books
+
+from ddslogd import config
+from ddslogd.operate import log
+from ddslogd.operate.progress import Silent
+from ddslogd.pacing import EPOCH, SystemClock, phase
+from ddslogd.sandbox import Sandbox, configuration, replica_set
+from ddslogd.service import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddslogd.models import CycleReport, Every, Instance
+    from ddslogd.service import Service
+
+INSTANCES = 10_000
+NODES = 3 * INSTANCES
+SNAPSHOTS = 1_000_000
+FILES = 100_000  # on disk, of the snapshots
+SPEED = 4.0
+RUN_S = 75.0  # of five minutes that hold one tick of each instance
+FIRST_START_S = 40.0
+IDLE_S = 20.0
+MIB = 2**20
+GOALS = {
+    "start, s": 5.0,
+    "RSS, MiB": 400.0,
+    "idle CPU, % of a core": 3.0,
+    "latest tick, s": 5.0,
+    "loop lag p99, ms": 50.0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One number, and what it should stay under; None where there is no goal."""
+
+    part: str
+    name: str
+    value: float
+    goal: float | None
+
+    @property
+    def good(self) -> bool:
+        """Tell whether the goal is met."""
+        return self.goal is None or self.value < self.goal
+
+
+def rss_mib() -> float:
+    """Give the memory of this process that is in RAM."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / MIB
+
+
+class Probe:
+    """Looks how long the loop keeps others waiting, and how late cycles begin."""
+
+    def __init__(self) -> None:
+        self.lags_ms: list[float] = []
+        self.late_s: list[float] = []
+        self.most_files = 0
+        self.cycles: list[CycleReport] = []
+
+    async def watch(self, pause_s: float = 0.01) -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(pause_s)
+            self.lags_ms.append((time.perf_counter() - began - pause_s) * 1000)
+            if len(self.lags_ms) % 50 == 0:
+                self.most_files = max(self.most_files, len(os.listdir("/proc/self/fd")))  # noqa: PTH208  # the number only
+
+    def listen(self, service: Service) -> None:
+        """Note how late each cycle begins after its tick on the grid."""
+        collect = service._collector.collect
+
+        async def noted(instance: Instance, *, tick: Any) -> CycleReport:
+            schedule: Any = instance.schedule
+            self.late_s.append(late_s(schedule, instance.id))
+            report = await collect(instance, tick=tick)
+            self.cycles.append(report)
+            return report
+
+        service._collector.collect = noted  # type: ignore[method-assign]  # a benchmark's ear
+
+    def told(self) -> dict[str, float]:
+        """Give what was seen."""
+        good = sum(not report.error and not report.failures for report in self.cycles)
+        return {
+            "cycles": len(self.cycles),
+            "cycles that failed": len(self.cycles) - good,
+            "loop lag p99, ms": percentile(self.lags_ms, 99),
+            "loop lag at most, ms": max(self.lags_ms, default=0.0),
+            "open files at most": self.most_files,
+        }
+
+
+def late_s(schedule: Every, key: str) -> float:
+    """Give how long ago the last tick of a grid was."""
+    shift = phase(key, schedule.interval)
+    return ((SystemClock().now() - EPOCH - shift) % schedule.interval).total_seconds()
+
+
+def percentile(values: list[float], hundredth: int) -> float:
+    """Give the value that so many hundredths stay under."""
+    return quantiles(values, n=100)[hundredth - 1] if len(values) > 1 else 0.0
+
+
+async def start(root: Path, began: float) -> dict[str, float]:
+    """Start with the large ledger, and then let nobody be due."""
+    told = {"interpreter and imports, s": time.time() - began}
+    at = time.perf_counter()
+    settings = config.load(root / "ddslogd.yaml").settings
+    told["configuration, s"] = time.perf_counter() - at
+    at = time.perf_counter()
+    async with opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None) as service:
+        told["directory and ledger, s"] = time.perf_counter() - at
+        probe = Probe()
+        serving = asyncio.create_task(service.serve())
+        await asyncio.sleep(0)
+        told["start, s"] = time.time() - began
+        watching, at = asyncio.create_task(probe.watch()), time.perf_counter()
+        await service._archive.recovery.whole()
+        told["files looked through beside the cycles, s"] = time.perf_counter() - at
+        await asyncio.sleep(5)  # retention plans
+        watching.cancel()
+        told |= {"loop lag p99, ms": percentile(probe.lags_ms, 99), "loop lag at most, ms": max(probe.lags_ms)}
+        used = time.process_time()
+        await asyncio.sleep(IDLE_S)
+        told["idle CPU, % of a core"] = (time.process_time() - used) / IDLE_S * 100
+        told["RSS, MiB"] = rss_mib()
+        serving.cancel()
+        await asyncio.wait([serving])
+    return told
+
+
+async def run(root: Path, lasts_s: float) -> dict[str, float]:
+    """Collect for a while."""
+    settings = config.load(root / "ddslogd.yaml").settings
+    probe = Probe()
+    async with opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None) as service:
+        probe.listen(service)
+        serving, watching = asyncio.create_task(service.serve()), asyncio.create_task(probe.watch())
+        used, at = time.process_time(), time.perf_counter()
+        await asyncio.sleep(lasts_s)
+        used, took = time.process_time() - used, time.perf_counter() - at
+        told = probe.told() | {"RSS, MiB": rss_mib(), "CPU, % of a core": used / took * 100}
+        told["CPU of a cycle, ms"] = used / max(1, len(probe.cycles)) * 1000
+        if (root / "ticked").exists():
+            told |= {"tick p99, s": percentile(probe.late_s, 99), "latest tick, s": max(probe.late_s, default=0.0)}
+        for task in (serving, watching):
+            task.cancel()
+        await asyncio.wait([serving])
+    return told
+
+
+async def cloud(instances: int, speed: float) -> None:
+    """Be the cloud until nobody listens; say where, and how to log in."""
+    period_s = 20 * 60 / speed
+    sandbox = Sandbox(
+        fleet=[replica_set(name) for name in books.names(instances)],
+        speed=speed,
+        lines_per_second=0.05 / period_s,  # mostly quiet: a line in twenty ticks
+        backlog=timedelta(0),
+        keep_exports=2,
+    )
+    async with sandbox:
+        text = configuration(sandbox, directory=Path("DIRECTORY"), state=Path("STATE"))
+        print(json.dumps({"configuration": text, "token": sandbox.issue_token()}), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+def settle(root: Path, text: str) -> None:
+    """Write a configuration with its directories below a root."""
+    text = text.replace('"DIRECTORY"', str(root / "logs")).replace('"STATE"', str(root / "state"))
+    lines = [line if "calls_per_minute" not in line else "    calls_per_minute: 12000" for line in text.splitlines()]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "ddslogd.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def part(*arguments: str, token: str) -> dict[str, float]:
+    """Run a part of this in a process of its own."""
+    environment = {**os.environ, "DDSLOGD_TOKEN": token}
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    told: dict[str, float] = json.loads(done.stdout)
+    return told
+
+
+def rows(instances: int = INSTANCES, snapshots: int = SNAPSHOTS, files: int = FILES) -> Iterator[Row]:
+    """Measure everything; give the table's rows as they come."""
+    with tempfile.TemporaryDirectory(prefix="ddslogd-bench-", ignore_cleanup_errors=True) as directory:
+        root, now = Path(directory), books.today()
+        text = books.configuration(instances, directory=root / "start/logs", state=root / "start/state")
+        settle(root / "start", text + "schedule:\n  every: 31d\n")
+        books.write_books(root / "start/state", root / "start/logs", instances=instances, snapshots=snapshots, now=now)
+        books.write_files(root / "start/logs", instances=instances, snapshots=files, now=now)
+        yield from table("start and idle", part("start", str(root / "start"), str(time.time()), token="t" * 32))
+        command = [sys.executable, __file__, "cloud", str(instances), str(SPEED)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sandbox:
+            told = json.loads(sandbox.stdout.readline()) if sandbox.stdout else {}
+            for name, lasts_s in (("at its ticks", RUN_S), ("first start, all due", FIRST_START_S)):
+                place = root / name
+                settle(place, told["configuration"])
+                if lasts_s == RUN_S:
+                    books.write_books(
+                        place / "state", place / "logs", instances=instances, snapshots=0, now=books.today()
+                    )
+                    (place / "ticked").touch()
+                yield from table(name, part("run", str(place), str(lasts_s), token=told["token"]))
+            sandbox.terminate()
+
+
+def table(part: str, told: dict[str, float]) -> Iterator[Row]:
+    """Put a goal beside each number that has one."""
+    for name, value in told.items():
+        yield Row(part=part, name=name, value=value, goal=0.5 if name == "cycles that failed" else GOALS.get(name))
+
+
+def main() -> int:
+    """Print the table; give the exit status."""
+    match sys.argv[1:]:
+        case ["start", root, began]:
+            log.configure(log.Redactor(), level="error", form="console")
+            print(json.dumps(asyncio.run(start(Path(root), float(began)))))
+            return 0
+        case ["run", root, lasts_s]:
+            log.configure(log.Redactor(), level="error", form="console")
+            print(json.dumps(asyncio.run(run(Path(root), float(lasts_s)))))
+            return 0
+        case ["cloud", instances, speed]:
+            asyncio.run(cloud(int(instances), float(speed)))
+            return 0
+    print(f"{books.today():%Y-%m-%d} {platform.machine()} {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{INSTANCES} instances of 3 nodes, {SNAPSHOTS} snapshots in the ledger, {FILES} of them on disk")
+    good = True
+    for row in rows():
+        goal = "" if row.goal is None else f"goal: under {row.goal:g}{'' if row.good else '  MISSED'}"
+        print(f"{row.part:<22} {row.name:<44} {row.value:10.2f}  {goal}", flush=True)
+        good = good and row.good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
