@@ -5,6 +5,8 @@
 #   make bench-overlap  how fast an export's new part is found
 #   make bench-calls    how many calls a cycle takes, and how long a ready file waits
 #   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: of 2 GiB a set
+#   make bench-fleet    what 10,000 instances take, 4 minutes
+# make bench-soak     whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
 # make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3
@@ -12,8 +14,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
+SOAK_MINUTES ?= 10
 
-.PHONY: demo test test-keystone torture bench bench-overlap bench-calls bench-transfer lint schema lock clean
+BENCHES := bench-overlap bench-calls bench-transfer bench-fleet
+
+.PHONY: demo test test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
@@ -27,7 +32,7 @@ test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 torture: $(INSTALLED)
 	$(BIN)/pytest -q -m slow tests/test_torture.py
 
-bench: bench-overlap bench-calls bench-transfer
+bench: $(BENCHES)
 
 bench-calls: $(INSTALLED)
 	$(BIN)/python tests/bench/bench_calls.py
@@ -37,6 +42,12 @@ bench-transfer: $(INSTALLED)
 
 bench-overlap: $(INSTALLED)
 	$(BIN)/python tests/bench/bench_overlap.py
+
+bench-fleet: $(INSTALLED)
+	$(BIN)/python tests/bench/bench_fleet.py
+
+bench-soak: $(INSTALLED)
+	$(BIN)/python tests/bench/bench_soak.py $(SOAK_MINUTES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -133,8 +133,8 @@ async def test_a_slow_log_is_not_compared_with_an_error_log(ledger: Ledger) -> N
 
 
 async def test_the_nodes_of_an_instance_are_those_of_the_last_list(ledger: Ledger, tmp_path: Path) -> None:
-    await ledger.enter_nodes("orders", [Node(id="a", name="n1", group="shard", role="Primary")])
-    await ledger.enter_nodes("orders", [Node(id="b", name="n2", group="mongos", role="master")])
+    await ledger.enter_nodes({"orders": [Node(id="a", name="n1", group="shard", role="Primary")]})
+    await ledger.enter_nodes({"orders": [Node(id="b", name="n2", group="mongos", role="master")]})
 
     assert one_row(tmp_path, "SELECT * FROM nodes") == ("orders", "b", "n2", "mongos", "master")
 
@@ -394,7 +394,7 @@ async def test_what_succeeded_before_the_cycle_failed_as_a_whole_fails_no_more(l
 
 async def test_instances_that_are_gone_leave_no_failures_and_no_nodes(ledger: Ledger, tmp_path: Path) -> None:
     for name in ("orders", "gone"):
-        await ledger.enter_nodes(name, [Node(id="a", name="n1", group="shard", role="Primary")])
+        await ledger.enter_nodes({name: [Node(id="a", name="n1", group="shard", role="Primary")]})
         await ledger.close_cycle(replace(report(failed=("a",)), instance=name), tick=NOW)
 
     await ledger.forget_instances({"orders"})

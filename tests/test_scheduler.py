@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from conftest import START, LoopClock
 from ddslogd.models import Cron, Every, Instance
 from ddslogd.pacing import SystemClock, next_tick
-from ddslogd.scheduler import LONGEST_NAP_S, Chore, Scheduler
+from ddslogd.scheduler import LONGEST_NAP_S, MOST_CYCLES, Chore, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,6 +48,7 @@ class Desk:
     refreshed: list[datetime] = field(default_factory=list)
     sooner: dict[str, timedelta] = field(default_factory=dict)
     chores: list[Chore] = field(default_factory=list)
+    most_cycles: int = MOST_CYCLES
 
     async def cycle(self, instance: Instance, tick: datetime) -> None:
         self.begun.append((instance.name, self.clock.now()))
@@ -76,6 +77,7 @@ class Desk:
             refresh=refresh,
             sooner=sooner,
             chores=self.chores,
+            most_cycles=self.most_cycles,
         )
 
     async def serve(
@@ -475,3 +477,64 @@ async def test_chores_are_done_at_once_and_again_and_a_bug_in_one_ends_nothing(d
     assert [event["event"] for event in events] == ["retention.bug"] * 3
     assert done == [START + timedelta(minutes=20) * times for times in range(3)]
     assert desk.began() == [START, FIRST, FIRST + EVERY, FIRST + 2 * EVERY]
+
+
+async def test_so_many_cycles_of_a_cloud_run_at_a_time_and_the_others_follow_in_order(desk: Desk) -> None:
+    """All are due at once; another cloud's do not wait for them."""
+    fleet = [named(f"db-{number}") for number in range(7)]
+    other = replace(named("other"), cloud="us")
+    desk.most_cycles = 2
+    desk.took = {one.name: [MINUTE] for one in fleet}
+
+    await desk.serve(*fleet, other, lasts=3 * MINUTE + timedelta(seconds=30))
+
+    begun = [(name, round((moment - START) / MINUTE)) for name, moment in desk.begun][:8]
+    waited = [("db-2", 1), ("db-3", 1), ("db-4", 2), ("db-5", 2), ("db-6", 3)]
+    assert begun == [("db-0", 0), ("db-1", 0), ("other", 0), *waited]
+
+
+async def test_one_that_waited_and_is_gone_keeps_nobody_else_waiting(desk: Desk) -> None:
+    """Of three that wait, the first two leave the fleet."""
+    fleet = [named(f"db-{number}") for number in range(4)]
+    desk.most_cycles = 1
+    desk.took = {one.name: [5 * MINUTE] for one in fleet}
+    desk.fleets = [lambda: tuple(fleet), lambda: (fleet[0], fleet[3])]
+    scheduler = desk.scheduler(fleet[0], fleet[3], refresh=MINUTE)
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(6 * 60):
+            await scheduler.serve(fleet)
+
+    assert [name for name, moment in desk.begun if moment <= START + 5 * MINUTE] == ["db-0", "db-3"]
+
+
+async def test_who_waits_for_a_tick_has_no_task(desk: Desk) -> None:
+    """A thousand instances, and a few tasks."""
+    fleet = [named(f"db-{number}") for number in range(1000)]
+    tasks: list[int] = []
+
+    async def count() -> None:
+        tasks.append(len(asyncio.all_tasks()))
+
+    desk.chores = [Chore(name="count", every=MINUTE, run=count)]
+    await desk.serve(*fleet, lasts=MINUTE / 2, last_ticks=dict.fromkeys([one.name for one in fleet], START))
+
+    assert max(tasks) < 10
+
+
+async def test_while_nobody_is_due_the_clock_is_looked_at_once_a_minute(desk: Desk) -> None:
+    """Whatever the number of instances: each look costs a wake-up."""
+    fleet = [named(f"db-{number}", schedule=Every(interval=31 * DAY)) for number in range(1000)]
+    naps: list[float] = []
+
+    class Counting(LoopClock):
+        async def sleep(self, seconds: float) -> None:
+            naps.append(seconds)
+            await super().sleep(seconds)
+
+    desk.clock = Counting()
+    first = min(next_tick(one.schedule, after=START, key=one.id) for one in fleet)
+    await desk.serve(*fleet, lasts=(first - START) / 2, last_ticks=dict.fromkeys([one.name for one in fleet], START))
+
+    minutes = (first - START) / 2 / MINUTE
+    assert len(naps) <= minutes + 3

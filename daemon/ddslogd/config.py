@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
+from functools import cached_property
 from itertools import takewhile
 from math import ceil
 from pathlib import Path
@@ -507,6 +508,11 @@ class Settings(Section):
 
     def fleet(self) -> tuple[Instance, ...]:
         """Give the instances that are named, with every default applied, in the order of the file."""
+        return self.named
+
+    @cached_property
+    def named(self) -> tuple[Instance, ...]:
+        """What ``fleet`` gives: made once, it may be ten thousand."""
         cloud = next(iter(self.clouds))
         return tuple(
             Instance(
@@ -538,10 +544,10 @@ class Settings(Section):
             if isinstance(entry, DiscoverEntry) and (entry.cloud or only) == cloud
         )
 
-    def place_of(self, instance_id: str) -> str:
-        """Give the place of the entry that names an instance; empty where none does."""
-        ids = [entry.id if isinstance(entry, InstanceEntry) else None for entry in self.instances]
-        return f"instances[{ids.index(instance_id)}]" if instance_id in ids else ""
+    def places(self) -> dict[str, str]:
+        """Give the places of the entries that name an instance, by its id."""
+        entries = ((index, entry) for index, entry in enumerate(self.instances) if isinstance(entry, InstanceEntry))
+        return {entry.id: f"instances[{index}]" for index, entry in entries}
 
     def discovered(self, entry: DiscoverEntry, *, id_: str, name: str, cloud: str) -> Instance:
         """Give an instance that an entry discovers, with every default applied."""

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 Key = tuple[str, str]
 """An instance's cloud and id."""
 
+BATCH = 500  # instances whose nodes are entered together
 PATIENCE = 2  # refreshes in a row without an instance until it counts as gone
 # Real time. A list may wait for the account's budget and be retried, but not for longer than from refresh to refresh.
 LIST_LIMIT = timedelta(minutes=10)
@@ -90,11 +91,11 @@ def judge(
         if entry is not None and (cloud, listed.id) not in explicit
     ]
     called = _names(discovered, configured={instance.name for instance in explicit.values()}, names=names)
-    verdicts = []
+    verdicts, places = [], settings.places()
     for cloud, listed, entry, place, reasons in chosen:
         instance = explicit.get((cloud, listed.id))
         if instance is not None:
-            place = settings.place_of(instance.id)  # noqa: PLW2901  # it wins over what was discovered
+            place = places[instance.id]  # noqa: PLW2901  # it wins over what was discovered
         elif entry is not None:
             instance = settings.discovered(entry, id_=listed.id, name=called[cloud, listed.id], cloud=cloud)
         verdicts.append(
@@ -187,10 +188,12 @@ class Discovery:
             tasks = {name: group.create_task(self._list(name), name=f"list of {name}") for name in self._apis}
         listings = {name: listing for name, task in tasks.items() if (listing := task.result()) is not None}
         verdicts = await self._judged(listings)
-        for verdict in verdicts:
-            if verdict.instance is not None:
-                self._roster.enter(verdict.instance.name, verdict.listed.nodes)
-                await self._ledger.enter_nodes(verdict.instance.name, verdict.listed.nodes)
+        nodes = {one.instance.name: one.listed.nodes for one in verdicts if one.instance is not None}
+        for name, listed_nodes in nodes.items():
+            self._roster.enter(name, listed_nodes)
+        names = list(nodes)
+        for start in range(0, len(names), BATCH):
+            await self._ledger.enter_nodes({name: nodes[name] for name in names[start : start + BATCH]})
         disappeared = self._bring_in_line(self._taken(verdicts), asked=set(listings))
         listed = {(verdict.cloud, verdict.listed.id) for verdict in verdicts}
         for instance in disappeared:
@@ -202,7 +205,8 @@ class Discovery:
         """Judge, and note the names that are given before anything is stored under them."""
         entered = await self._ledger.names()
         known = entered | {key: instance.name for key, instance in self._discovered.items()}  # it may be a new ledger
-        verdicts = judge(self._settings, listings, names=known)
+        # Ten thousand take a second: not in the loop.
+        verdicts = await asyncio.to_thread(judge, self._settings, listings, names=known)
         given = {key: instance.name for key, instance in self._taken(verdicts).items()}
         new = {key: name for key, name in given.items() if entered.get(key) != name}
         if new:

@@ -189,15 +189,15 @@ class Scheduler:
     def _ended(self, instance: Instance, _: asyncio.Task[None]) -> None:
         del self._running[instance.name]
         self._at_work[instance.cloud] -= 1
-        again = self._fleet.get(instance.name)
-        if again is not None:
-            self._enter(again)
         held = self._held.get(instance.cloud, deque())
         while held:
             longest = held.popleft()
             if self._fleet.get(longest.name) == longest and longest.name not in self._running:
                 self._enter(longest)
                 break
+        again = self._fleet.get(instance.name)
+        if again is not None:  # behind who waited: it may be due again
+            self._enter(again)
 
     def _next(self, instance: Instance) -> datetime:
         """Give the next tick, or the time where that is over."""

@@ -354,7 +354,9 @@ class _Builder:
             connect_timeout_s=download.connect_timeout.total_seconds(),
         )
         session = await self._stack.enter_async_context(connect(read_timeout_s=REQUEST_TIMEOUT_S))
-        store = await self._stack.enter_async_context(connect(read_timeout_s=download.stall_timeout.total_seconds()))
+        store = await self._stack.enter_async_context(
+            connect(read_timeout_s=download.stall_timeout.total_seconds(), most_connections=0)  # there are slots
+        )
         http = Http(session, clock=self._clock, skew=self._skew)
         endpoint = cloud.dds_endpoint
         api = Api(

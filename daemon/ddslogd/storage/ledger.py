@@ -308,15 +308,16 @@ class Ledger:
 
         await self.run(write)
 
-    async def enter_nodes(self, instance: str, nodes: Sequence[Node]) -> None:
-        """Note which nodes an instance has, as the cloud lists them; those it has no more are forgotten."""
-        rows = [(instance, node.id, node.name, node.group, node.role) for node in nodes]
+    async def enter_nodes(self, nodes: Mapping[str, Sequence[Node]]) -> None:
+        """Note which nodes some instances have, as the cloud lists them; those they have no more are forgotten."""
 
         def write(db: sqlite3.Connection) -> None:
-            known = db.execute("SELECT * FROM nodes WHERE instance = ?", (instance,)).fetchall()
-            if sorted(known) != sorted(rows):
-                db.execute("DELETE FROM nodes WHERE instance = ?", (instance,))
-                db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)", rows)
+            for instance, listed in nodes.items():
+                rows = [(instance, node.id, node.name, node.group, node.role) for node in listed]
+                known = db.execute("SELECT * FROM nodes WHERE instance = ?", (instance,)).fetchall()
+                if sorted(known) != sorted(rows):
+                    db.execute("DELETE FROM nodes WHERE instance = ?", (instance,))
+                    db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)", rows)
 
         await self.run(write)
 
