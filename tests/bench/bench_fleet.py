@@ -44,6 +44,7 @@ SPEED = 3.0
 RUN_S = 60.0  # of 400, that hold one tick of each instance
 FIRST_START_S = 30.0
 IDLE_S = 20.0
+FIRST_START = "first start, all due"
 MIB = 2**20
 GOALS = {
     "start, s": 5.0,
@@ -51,6 +52,7 @@ GOALS = {
     "idle CPU, % of a core": 3.0,
     "latest tick, s": 5.0,
     "loop lag p99, ms": 50.0,
+    "cycles that failed": 0.5,
 }
 
 
@@ -224,7 +226,7 @@ def rows(instances: int = INSTANCES, snapshots: int = SNAPSHOTS, files: int = FI
         command = [sys.executable, __file__, "cloud", str(instances), str(SPEED)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sandbox:
             told = json.loads(sandbox.stdout.readline()) if sandbox.stdout else {}
-            for name, lasts_s in (("at its ticks", RUN_S), ("first start, all due", FIRST_START_S)):
+            for name, lasts_s in (("at its ticks", RUN_S), (FIRST_START, FIRST_START_S)):
                 place = root / name
                 settle(place, told["configuration"])
                 if lasts_s == RUN_S:
@@ -239,7 +241,9 @@ def rows(instances: int = INSTANCES, snapshots: int = SNAPSHOTS, files: int = FI
 def table(part: str, told: dict[str, float]) -> Iterator[Row]:
     """Put a goal beside each number that has one."""
     for name, value in told.items():
-        yield Row(part=part, name=name, value=value, goal=0.5 if name == "cycles that failed" else GOALS.get(name))
+        # Two thousand cycles begin within seconds: what the loop does then is told, and is no goal.
+        free = part == FIRST_START and name.startswith("loop lag")
+        yield Row(part=part, name=name, value=value, goal=None if free else GOALS.get(name))
 
 
 def be(part: str, first: str, second: str) -> int:
