@@ -47,7 +47,7 @@ bench-fleet: $(INSTALLED)
 	$(BIN)/python tests/bench/bench_fleet.py
 
 bench-soak: $(INSTALLED)
-	$(BIN)/python tests/bench/bench_soak.py $(SOAK_MINUTES)
+	MALLOC_ARENA_MAX=2 $(BIN)/python tests/bench/bench_soak.py $(SOAK_MINUTES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
