@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
+BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 SOAK_MINUTES ?= 10
 
 BENCHES := bench-overlap bench-calls bench-transfer bench-fleet
@@ -35,19 +36,19 @@ torture: $(INSTALLED)
 bench: $(BENCHES)
 
 bench-calls: $(INSTALLED)
-	$(BIN)/python tests/bench/bench_calls.py
+	$(BENCH).bench_calls
 
 bench-transfer: $(INSTALLED)
-	PYTHONPATH=tests $(BIN)/python -m bench.bench_transfer $(FULL)
+	$(BENCH).bench_transfer $(FULL)
 
 bench-overlap: $(INSTALLED)
-	$(BIN)/python tests/bench/bench_overlap.py
+	$(BENCH).bench_overlap
 
 bench-fleet: $(INSTALLED)
-	$(BIN)/python tests/bench/bench_fleet.py
+	$(BENCH).bench_fleet
 
 bench-soak: $(INSTALLED)
-	MALLOC_ARENA_MAX=2 $(BIN)/python tests/bench/bench_soak.py $(SOAK_MINUTES)
+	MALLOC_ARENA_MAX=2 $(BENCH).bench_soak $(SOAK_MINUTES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from bench.books import names, write_books, write_files
 from conftest import START
 from ddslogd.sandbox import replica_set, single
 from ddslogd.storage.ledger import FILE_NAME, Ledger
@@ -19,12 +18,9 @@ from ddslogd.storage.recovery import Recovery
 from ddslogd.storage.store import Store
 from ddslogd.storage.streambook import BEHIND, StreamBook
 
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-
-from books import names, write_books, write_files
-
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     import pytest
 

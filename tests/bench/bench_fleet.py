@@ -21,8 +21,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
-import books
-
+from bench import books
 from ddslogd import config
 from ddslogd.operate import log
 from ddslogd.operate.progress import Silent

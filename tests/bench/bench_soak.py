@@ -19,9 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import books
-from bench_fleet import rss_mib
-
+from bench import books
+from bench.bench_fleet import rss_mib
 from ddslogd import config
 from ddslogd.operate import log
 from ddslogd.operate.progress import Silent

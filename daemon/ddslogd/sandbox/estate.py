@@ -100,7 +100,7 @@ class Estate:
                     node,
                     kind,
                     instance_id=instance.id,
-                    json=json,
+                    json=instance.writes_json,
                     rules=self._rules,
                     store=self._store,
                     clock=self._clock,
