@@ -3,6 +3,7 @@
 # make lock     renew .ci/requirements.lock                 make clean  remove what make made
 # make bench    all that is measured:
 #   make bench-overlap  how fast an export's new part is found
+#   make bench-delta    how many bytes are fetched with delta and without
 #   make bench-calls    how many calls a cycle takes, and how long a ready file waits
 #   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: of 2 GiB a set
 #   make bench-fleet    what 10,000 instances take, 4 minutes
@@ -17,7 +18,7 @@ KEYSTONE := .venv-keystone
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 SOAK_MINUTES ?= 10
 
-BENCHES := bench-overlap bench-calls bench-transfer bench-fleet
+BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet
 
 .PHONY: demo test test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean
 
@@ -49,6 +50,9 @@ bench-fleet: $(INSTALLED)
 
 bench-soak: $(INSTALLED)
 	MALLOC_ARENA_MAX=2 $(BENCH).bench_soak $(SOAK_MINUTES)
+
+bench-delta: $(INSTALLED)
+	$(BENCH).bench_delta
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from ddslogd.errors import Changed, Interrupted, LinkRefused, TransferError, Unpublishable
 from ddslogd.models import Identity
-from ddslogd.transfer.answers import Placement, expected_md5, place
+from ddslogd.transfer.answers import Beginning, Placement, begin, expected_md5, place
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MD5 = "0123456789abcdef0123456789abcdef"
@@ -125,3 +125,60 @@ def test_a_busy_store_may_say_how_long_to_wait() -> None:
 )
 def test_an_etag_is_a_checksum_only_where_it_can_be_one(headers: dict[str, str], expected: str) -> None:
     assert expected_md5(CIMultiDict(headers)) == expected
+
+
+# --- the first bytes --------------------------------------------------------------------------------------------------
+
+
+def begun(status: int, **headers: str) -> Beginning | Placement | None:
+    named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
+    return begin(status, named, asked=100, now=NOW)
+
+
+def test_a_206_with_the_first_bytes_tells_what_the_object_is() -> None:
+    found = begun(206, content_range="bytes 0-99/1000", etag=KNOWN.etag, last_modified=KNOWN.last_modified)
+
+    assert found == Beginning(identity=KNOWN, size=100)
+    assert isinstance(found, Beginning)
+    assert found.identity.md5 == MD5
+
+
+@pytest.mark.parametrize("total", [1, 99, 100])
+def test_a_206_with_all_bytes_there_are_is_shorter(total: int) -> None:
+    found = begun(206, content_range=f"bytes 0-{total - 1}/{total}")
+
+    assert found == Beginning(identity=Identity(total=total), size=total)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content_range": ""},
+        {"content_range": "bytes */1000"},
+        {"content_range": "bytes 0-99/*"},
+        {"content_range": "bytes 1-100/1000"},
+        {"content_range": "bytes 0-98/1000"},
+        {"content_range": "bytes 0-100/1000"},
+        {"content_range": "bytes 0-99/99"},
+        {"content_range": "bytes 0-99/0"},
+        {"content_range": "bytes 0-99/" + "9" * 20},
+        {"content_range": "bytes 0-99/1000", "content_type": "text/html"},
+    ],
+)
+def test_any_other_206_is_not_what_was_asked_for(headers: dict[str, Any]) -> None:
+    with pytest.raises(Changed):
+        begun(206, **headers)
+
+
+def test_a_200_is_the_whole_object_though_its_beginning_was_asked_for() -> None:
+    assert begun(200, content_length="1000") == Placement(at=0, identity=Identity(total=1000))
+
+
+def test_a_416_says_that_there_are_no_bytes() -> None:
+    assert begun(416, content_range="bytes */0") is None
+
+
+def test_any_other_answer_means_what_it_always_means() -> None:
+    with pytest.raises(LinkRefused):
+        begun(403)

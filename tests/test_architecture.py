@@ -38,7 +38,7 @@ LAYERS: tuple[set[str], ...] = (
     {"storage.ledger"},
     {"storage.recovery", "storage.streambook", "storage.shippers"},
     # Floor 3: one export, one file.
-    {"cloud.exports", "transfer.answers", "transfer.effort", "transfer.intake"},
+    {"cloud.exports", "transfer.answers", "transfer.delta", "transfer.effort", "transfer.intake"},
     {"transfer.downloader", "storage.blame", "storage.livefile"},
     {"storage.adoption"},
     {"storage.stream", "storage.retention"},

@@ -38,6 +38,8 @@ SNAPSHOT = Snapshot(
     request_ids=("r-1", "r-2"),
     first_at=NOW - timedelta(minutes=1),
     last_at=NOW,
+    delta=True,
+    fetched=4,
 )
 
 
@@ -120,7 +122,7 @@ async def test_every_column_of_a_snapshot_is_there(ledger: Ledger, tmp_path: Pat
     ms = 1767323045678
     directory = "snapshots/orders/node-1"
     key = f"{directory}/errorlog.20260102T030405.678Z.log"
-    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms, ms - 60_000, ms, 1, 0)
+    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms, ms - 60_000, ms, 1, 0, 1, 4)
     assert row == (key, key, f"{directory}/*.log", "orders", "error", "node-1", "errorlog", ms, 1, *told)
 
 
@@ -309,6 +311,40 @@ async def test_a_ledger_of_a_newer_ddslogd_is_refused(ledger: Ledger, tmp_path: 
     with pytest.raises(ConfigError, match="a newer ddslogd wrote this ledger"):
         await newer.open()
     await newer.close()
+
+
+async def test_an_older_ledger_is_brought_up(tmp_path: Path) -> None:
+    """Of what was fetched before, nobody knows how much crossed the wire."""
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+        for number in (0, 1):
+            db.executescript(f"{MIGRATIONS[number]} PRAGMA user_version = {number + 1};")
+        db.execute(
+            "INSERT INTO snapshots VALUES ('k', 'k', 's', 'orders', 'error', 'node-1', 'f', 1, 1, 10, 'aa', 'cc',"
+            " 'e', 1, 'r', 1, 1, 1, 1, 1, 1, 0)"
+        )
+        db.commit()
+
+    older = Ledger(tmp_path)
+    await older.open()
+    found = await older.last_of("s")
+    await older.close()
+
+    assert found is not None
+    assert (found.key, found.size, found.delta, found.fetched) == ("k", 10, False, None)
+
+
+async def test_the_last_of_a_series_is_its_newest_that_is_published(ledger: Ledger) -> None:
+    older, newer = (replace(FILE, updated_at=NOW + timedelta(minutes=minutes)) for minutes in (-20, 20))
+    older_one, newer_one = (
+        replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file)) for file in (older, newer)
+    )
+    await ledger.enter(SNAPSHOT)
+    await ledger.enter(older_one)
+    await ledger.promise(newer_one)
+
+    found = [await ledger.last_of(series) for series in (layout.series(SNAPSHOT.key), "another")]
+
+    assert found == [SNAPSHOT, None]
 
 
 async def test_it_is_in_wal_mode_and_only_ours_to_read(ledger: Ledger, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ddslogd.storage import overlap
-from ddslogd.storage.overlap import Continuation, Held, How, Slice, continuation, end_of_lines
+from ddslogd.storage.overlap import Continuation, Held, How, Slice, continuation, end_of_lines, longest_end
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn
@@ -726,3 +726,23 @@ def test_a_slice_continues_like_the_bytes_it_is_of(text: bytes, size: int) -> No
 @given(text=texts)
 def test_the_last_whole_line_ends_after_the_last_line_end(text: bytes) -> None:
     assert end_of_lines(Held(text)) == text.rfind(b"\n") + 1
+
+
+# --- where an object may begin ----------------------------------------------------------------------------------------
+
+
+@of_any_size
+@many
+@given(
+    st.binary(max_size=40).map(lambda text: bytes(byte % 3 for byte in text)),
+    st.binary(min_size=1, max_size=4),
+    st.integers(0, 45),
+)
+@example(b"\1\1\1\1", b"\1\1", 3)
+@example(b"\1\2\1\2", b"\1\2", 4)
+@example(b"\1\2\1\2", b"\1\2", 1)
+def test_the_longest_end_that_an_object_may_begin_with_is_found(text: bytes, head: bytes, most: int) -> None:
+    head = bytes(byte % 3 for byte in head)
+    ends = [at for at in range(len(text)) if text.startswith(head, at) and len(text) - at <= most]
+
+    assert longest_end(Held(text), head, most=most) == min(ends, default=None)

@@ -899,6 +899,55 @@ async def test_a_range_may_be_ignored_or_shifted(client: Client) -> None:
     assert (shifted.body, ignored.status, ignored.body) == (LOG[107:], 200, LOG)
 
 
+async def test_a_range_may_be_refused_and_the_whole_is_not(client: Client) -> None:
+    link = await client.link()
+    client.sandbox.faults.refuse_range = 403
+
+    refused, whole = await client.get(link, Range="bytes=100-"), await client.get(link)
+
+    assert (refused.status, whole.status, whole.body) == (403, 200, LOG)
+
+
+async def test_a_range_may_end_later_than_was_asked_for(client: Client) -> None:
+    link = await client.link()
+    client.sandbox.faults.range_surplus = [50, 10**9]
+
+    longer, to_the_end = [await client.get(link, Range="bytes=0-99") for _ in range(2)]
+
+    assert (longer.headers["Content-Range"], longer.body) == (f"bytes 0-149/{len(LOG)}", LOG[:150])
+    assert to_the_end.body == LOG
+
+
+async def test_a_206_may_lie_about_itself(client: Client) -> None:
+    link = await client.link()
+    client.sandbox.faults.content_range = ["bytes 0-1/2"]
+
+    lie, truth = [await client.get(link, Range="bytes=0-99") for _ in range(2)]
+
+    told = [reply.headers["Content-Range"] for reply in (lie, truth)]
+    assert (told, lie.body) == (["bytes 0-1/2", f"bytes 0-99/{len(LOG)}"], LOG[:100])
+
+
+async def test_one_reply_may_have_another_etag(client: Client) -> None:
+    link = await client.link()
+    true = (await client.get(link)).headers["ETag"]
+    client.sandbox.faults.etags = ["none", "encrypted"]
+
+    bare, encrypted, after = [await client.get(link, **{"If-Match": true}) for _ in range(3)]
+
+    assert ("ETag" in bare.headers, encrypted.headers["ETag"] == true, after.headers["ETag"]) == (False, False, true)
+    assert encrypted.headers["x-obs-server-side-encryption"] == "kms"
+
+
+async def test_something_may_happen_as_soon_as_a_body_has_gone(client: Client) -> None:
+    link = await client.link()
+    client.sandbox.faults.after_object = [lambda: client.sandbox.faults.object_errors.append(503)]
+
+    found = [(await client.get(link)).status for _ in range(3)]
+
+    assert found == [200, 503, 200]
+
+
 async def test_a_corrupt_reply_differs_in_one_byte(client: Client) -> None:
     link = await client.link()
     client.sandbox.faults.corrupt = [150]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ddslogd.cloud.exports import LinkRule
     from ddslogd.config import Settings
     from ddslogd.habits import Habits
-    from ddslogd.models import Advance, Instance, Link, LogKind, Outcome, Progress
+    from ddslogd.models import Advance, Instance, Link, LogKind, Outcome, Progress, Seed
     from ddslogd.pacing import Clock, Skew
     from ddslogd.roster import Roster
     from ddslogd.storage.ledger import Ledger
@@ -368,10 +368,10 @@ class _Cycle:
         try:
             if await archive.ledger.holds(key):
                 return Unchanged(file=file)
+            seed = await self._seed(key)
             async with archive.store.part(file) as part:
                 try:
-                    fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
-                    return await self._keep(link, key, part, fetched, began_at=began_at)
+                    return await self._fetch(link, key, part, export, seed=seed, began_at=began_at)
                 finally:
                     received = part.received
         except (CloudError, TransferError, StorageError) as exc:
@@ -384,6 +384,28 @@ class _Cycle:
                 fetched=received,
             )
 
+    async def _seed(self, key: str) -> Seed | None:
+        """Give what the file may begin with the end of."""
+        download, archive = self._collector.settings.download, self._collector.archive
+        if download.delta == "off" or download.verify != "md5":  # nothing else proves it
+            return None
+        last = await archive.ledger.last_of(layout.series(key))
+        return archive.store.seed(last) if last is not None else None
+
+    async def _fetch(
+        self, link: Link, key: str, part: Part, export: Export, *, seed: Seed | None, began_at: datetime
+    ) -> Outcome:
+        fetched = await self._account.downloader.fetch(link, part, renew=export.renew, seed=seed)
+        if fetched is not None and fetched.unchanged and seed is not None:
+            snapshot = self._snapshot(link, key, part, fetched, began_at=began_at)
+            snapshot = replace(snapshot, size=seed.size, md5=seed.md5, sha256=seed.sha256)
+            same = await self._collector.archive.ledger.same_as_last(snapshot)
+            if same is not None and await self._enter_as(same, snapshot, part):
+                return Unchanged(file=link.file, fetched=part.received)
+            # It is not the last one any more, or is gone: then it takes a copy of its own.
+            fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
+        return await self._keep(link, key, part, fetched, began_at=began_at)
+
     async def _keep(self, link: Link, key: str, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
         file, ledger = link.file, self._collector.archive.ledger
@@ -393,8 +415,19 @@ class _Cycle:
         if part.size == 0:  # a quiet node; an empty file is never published
             await part.remove()
             return Unchanged(file=file)
-        snapshot = Snapshot(
-            file=file,
+        snapshot = self._snapshot(link, key, part, fetched, began_at=began_at)
+        same = await ledger.promise(snapshot)
+        if same is not None:
+            if await self._enter_as(same, snapshot, part):
+                return Unchanged(file=file, fetched=part.received)
+            await ledger.promise(snapshot, even_if_same=True)
+        first_at, last_at = await part.publish()
+        await ledger.enter(replace(snapshot, first_at=first_at, last_at=last_at))
+        return Stored(snapshot=snapshot, fetched=part.received)
+
+    def _snapshot(self, link: Link, key: str, part: Part, fetched: Fetched, *, began_at: datetime) -> Snapshot:
+        return Snapshot(
+            file=link.file,
             key=key,
             path=key,
             size=part.size,
@@ -406,17 +439,18 @@ class _Cycle:
             stored_at=self._collector.clock.now(),
             attempts=fetched.attempts,
             request_ids=tuple(filter(None, (link.request_id, fetched.request_id))),
+            delta=fetched.delta,
+            fetched=part.received,
         )
-        same = await ledger.promise(snapshot)
-        if same is not None and await self._collector.archive.store.has(same):
-            await part.remove()
-            await ledger.enter(replace(snapshot, path=same))
-            return Unchanged(file=file, fetched=part.received)
-        if same is not None:
-            await ledger.promise(snapshot, even_if_same=True)
-        first_at, last_at = await part.publish()
-        await ledger.enter(replace(snapshot, first_at=first_at, last_at=last_at))
-        return Stored(snapshot=snapshot, fetched=part.received)
+
+    async def _enter_as(self, same: str, snapshot: Snapshot, part: Part) -> bool:
+        """Enter a file at the place of its node's last one, which has the same bytes; False where that is gone."""
+        archive = self._collector.archive
+        if not await archive.store.has(same):
+            return False
+        await part.remove()
+        await archive.ledger.enter(replace(snapshot, path=same))
+        return True
 
     def _outcome(self) -> CycleOutcome:
         good = bool(self._served) or any(isinstance(outcome, Stored | Unchanged) for outcome in self._outcomes)

@@ -334,6 +334,8 @@ class Download(Section):
     processor."""
     max_size: Size = Field(default=1024**3, ge=1)
     """A file larger than this is refused; the cloud's own limit is 40 MB."""
+    delta: Literal["auto", "off"] = "auto"
+    """Whether only what the node's last file does not hold is fetched, where the ETag can prove it."""
 
 
 class Rotate(Section):

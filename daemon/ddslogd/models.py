@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +238,8 @@ class Snapshot:
         attempts: Requests to the object store.
         request_ids: Of the reply that held its link, and of the object store's.
         first_at: The first time that its lines tell; aware, UTC, as ``last_at``; None where none of them does.
+        delta: Whether only what the node's last file did not hold was fetched.
+        fetched: Bytes that crossed the wire for it; None where that is not known.
     """
 
     file: LogFile
@@ -253,6 +256,25 @@ class Snapshot:
     request_ids: tuple[str, ...] = ()
     first_at: datetime | None = None
     last_at: datetime | None = None
+    delta: bool = False
+    fetched: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """A published file, as what the next one of its node may begin with the end of.
+
+    Attributes:
+        path: On disk; it may be gone meanwhile.
+        size: Bytes, as the ledger has it, as all that follows.
+        md5: Lower-case hex; empty where it is not known, as the next.
+        sha256: The same.
+    """
+
+    path: Path
+    size: int
+    md5: str
+    sha256: str = ""
 
 
 class GapCause(StrEnum):

@@ -66,6 +66,9 @@ class Delivery:
             moved = {"Location": location}
             raise store_refusal(307, "Please use the other address.", code="TemporaryRedirect", headers=moved)
         held = self._store.admit(request)
+        if self._faults.refuse_range and "Range" in request.headers:
+            status = self._faults.refuse_range
+            raise store_refusal(status, _MESSAGES.get(status, "Please try again."))
         if page := take(self._faults.page_instead):
             return web.Response(body=page[1], headers={"Content-Type": page[0]})
         if self._faults.encoding == "gzip":
@@ -90,7 +93,7 @@ class Delivery:
         except Unsatisfiable:
             raise store_refusal(416, _MESSAGES[416], headers={"Content-Range": f"bytes */{total}"}) from None
         if asked is not None and not self._faults.ignore_range:
-            start, end = asked
+            start, end = asked[0], min(total, asked[1] + (take(self._faults.range_surplus) or 0))
             shifted = min(max(0, start + (take(self._faults.shift_range) or 0)), end - 1)
             whole = replace(whole, start=shifted, end=end, partial=True)
         return self._corrupted(whole)
@@ -118,6 +121,8 @@ class Delivery:
             await hang_up(request)
         elif stall is not None:
             await asyncio.Event().wait()
+        if after := take(self._faults.after_object):
+            after()
         return reply
 
     async def _write(self, reply: web.StreamResponse, data: memoryview) -> None:
@@ -139,14 +144,16 @@ class Delivery:
             "Cache-Control": "no-cache,no-store",
             "x-obs-id-2": "sandbox",
         }
-        if etag := held.etag(self._faults.etag):
+        kind = take(self._faults.etags) or self._faults.etag
+        if etag := held.etag(kind):
             headers["ETag"] = etag
-        if self._faults.etag == "encrypted":
+        if kind == "encrypted":
             headers["x-obs-server-side-encryption"] = "kms"
         if self._faults.encoding:
             headers["Content-Encoding"] = self._faults.encoding
         if body.partial:
-            headers["Content-Range"] = f"bytes {body.start}-{body.end - 1}/{len(body.data)}"
+            true = f"bytes {body.start}-{body.end - 1}/{len(body.data)}"
+            headers["Content-Range"] = take(self._faults.content_range) or true
         if not self._faults.no_length:
             headers["Content-Length"] = str(body.end - body.start)
         return headers

@@ -55,8 +55,13 @@ class Faults:
         bytes_per_second: The pace of an object's body; None for as fast as it goes.
         no_length: An object comes with neither Content-Length nor chunks; the connection's end is its end.
         etag: ``encrypted`` is 32 hex digits that are no MD5, beside the header that says so.
+        etags: The kind of the next replies' ETags, before ``etag`` counts; If-Match is not touched by it.
         ignore_range: A range is answered with 200 and the whole object.
         shift_range: A 206 begins (and says so) that many bytes from where it should.
+        refuse_range: Status for whatever asks for a range; 0 for none.
+        range_surplus: A 206 ends (and says so) so many bytes later than was asked for.
+        content_range: What the next 206 say of themselves, in place of the truth.
+        after_object: Called one by one, each as soon as the body of an object's reply has gone.
         corrupt: The byte at this offset of the object is flipped in this reply.
         page_instead: Content type and body that come with status 200 in place of an object.
         encoding: ``gzip``: the object is stored compressed and served with that Content-Encoding.
@@ -86,7 +91,12 @@ class Faults:
     bytes_per_second: float | None = None
     no_length: bool = False
     etag: Etag = "md5"
+    etags: list[Etag] = field(default_factory=list)
     ignore_range: bool = False
+    refuse_range: int = 0
+    range_surplus: list[int] = field(default_factory=list)
+    content_range: list[str] = field(default_factory=list)
+    after_object: list[Callable[[], None]] = field(default_factory=list)
     shift_range: list[int] = field(default_factory=list)
     corrupt: list[int] = field(default_factory=list)
     page_instead: list[tuple[str, bytes]] = field(default_factory=list)

@@ -269,6 +269,10 @@ class Sandbox:
         """Append to a node's log."""
         self._estate.node(node_name, kind).log.content.extend(data)
 
+    def rewrite(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
+        """Give a node's log other content, as one that was rotated or repaired has."""
+        self._estate.node(node_name, kind).log.content[:] = data
+
     def replace_object(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
         """Give the node's newest object other bytes and so another ETag, under the same key."""
         self._estate.node(node_name, kind).replace(data)

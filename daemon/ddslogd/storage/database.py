@@ -148,6 +148,8 @@ MIGRATIONS = (
         fresh_until_ms INTEGER,             -- the cloud serves the last one once more until then; NULL: ask
         PRIMARY KEY (instance, log)
     ) STRICT, WITHOUT ROWID;
+    ALTER TABLE snapshots ADD COLUMN delta INTEGER NOT NULL DEFAULT 0;  -- 1: fetched but for what was held of it
+    ALTER TABLE snapshots ADD COLUMN fetched INTEGER;                   -- bytes that crossed the wire for it
     """,
 )
 VERSION = len(MIGRATIONS)

@@ -148,6 +148,20 @@ class Ledger:
 
         return await self.run(write)
 
+    async def same_as_last(self, snapshot: Snapshot) -> str | None:
+        """Give the path of the node's last file where its bytes are the snapshot's; else None."""
+        return await self.run(lambda db: _same_as_last(db, snapshot))
+
+    async def last_of(self, series: str) -> Snapshot | None:
+        """Give the newest published snapshot of a series; None where there is none."""
+
+        def ask(db: sqlite3.Connection) -> Snapshot | None:
+            newest = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
+            row = db.execute(newest, (series,)).fetchone()
+            return read_snapshot(row) if row else None
+
+        return await self.run(ask)
+
     async def enter(self, *snapshots: Snapshot) -> None:
         """Note that the snapshots' files are on disk, each at its path (an older file's, if the bytes are the same)."""
 
@@ -437,6 +451,8 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
         ms_or_none(snapshot.last_at),
         own := snapshot.path == snapshot.key,
         not own,
+        snapshot.delta,
+        snapshot.fetched,
     )
     db.execute(f"INSERT OR REPLACE INTO snapshots VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # only question marks are put in
 
@@ -444,7 +460,7 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
 def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
     """Make a snapshot of a row of the ledger's table."""
     key, path, _, instance, kind, node, file_name, updated_ms, _, size, md5, sha256, etag, verified, *rest = row
-    request_ids, attempts, began_ms, stored_ms, first_ms, last_ms, *_ = rest
+    request_ids, attempts, began_ms, stored_ms, first_ms, last_ms, _, _, delta, fetched = rest
     return Snapshot(
         file=LogFile(
             instance=instance, log=LogKind(kind), node=node, file_name=file_name, updated_at=moment_of(updated_ms)
@@ -462,6 +478,8 @@ def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
         request_ids=tuple(request_ids.split()),
         first_at=moment_or_none(first_ms),
         last_at=moment_or_none(last_ms),
+        delta=bool(delta),
+        fetched=fetched,
     )
 
 

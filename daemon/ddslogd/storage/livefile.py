@@ -6,7 +6,6 @@ something that the next try completes. Everything here blocks.
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 from ddslogd.errors import StorageError
 from ddslogd.storage import layout, window
 from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, sync_directory
-from ddslogd.storage.overlap import READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 BLOCK = 4096  # bytes: a power cut leaves whole blocks of a write, and zeroes for the rest
 _LINE_END = b"\n"
-# The file system cannot, or not between these two files: then the bytes go through this process.
-_NOT_COPIED_BY_THE_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,21 +115,7 @@ class _FilePiece:
         return self.window.read(self.start + start, max(0, min(size, self.size - start)))
 
     def write_to(self, fd: int, at: int) -> None:
-        done = 0
-        while done < self.size:
-            written = self._write_some(fd, at + done, done)
-            if written == 0:
-                raise StorageError(f"shorter than the ledger says: {self.window.path}")
-            done += written
-
-    def _write_some(self, fd: int, at: int, done: int) -> int:
-        try:
-            if copied := os.copy_file_range(self.window.fd, fd, self.size - done, self.start + done, at):
-                return copied
-        except OSError as exc:
-            if exc.errno not in _NOT_COPIED_BY_THE_KERNEL:
-                raise
-        return os.pwrite(fd, self.read(done, READ), at)
+        self.window.copy_to(fd, at, start=self.start, size=self.size)
 
 
 @dataclass(frozen=True, slots=True)

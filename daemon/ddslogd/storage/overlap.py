@@ -106,6 +106,17 @@ def continuation(delivered: Window, export: Window) -> Continuation | None:
     return None if end is None else Continuation(start=end, how=How.BLOCK)
 
 
+def longest_end(window: Window, head: bytes, *, most: int) -> int | None:
+    """Give where the longest end of the window begins that an object may begin with; None where none does.
+
+    Args:
+        window: What is held.
+        head: The first bytes of the object: one at least.
+        most: Bytes that such an end has at the most, as the object has no more.
+    """
+    return next(_places(window, head, since=max(0, window.size - most)), None)
+
+
 def end_of_lines(window: Window) -> int:
     """Give where the last whole line ends; 0 where there is none."""
     return _before(window, window.size)
@@ -138,9 +149,9 @@ def _stands_in(delivered: bytes, export: bytes) -> bool:
     return b"\n" in export and b"\n" + export in delivered
 
 
-def _places(window: Window, needle: bytes) -> Iterator[int]:
-    """Give where the needle stands in the window, from its beginning on."""
-    for start in range(0, window.size - len(needle) + 1, SEARCHED):
+def _places(window: Window, needle: bytes, *, since: int = 0) -> Iterator[int]:
+    """Give where the needle stands in the window, from a place on."""
+    for start in range(since, window.size - len(needle) + 1, SEARCHED):
         text = window.read(start, SEARCHED + len(needle) - 1)
         at = text.find(needle)
         while at >= 0:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ddslogd.errors import Changed
 from ddslogd.models import Identity
-from ddslogd.storage import layout
+from ddslogd.storage import layout, window
 from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, unbroken
 from ddslogd.storage.publisher import Publisher, Whole
 
@@ -120,7 +120,10 @@ class Part:
 
     Attributes:
         size: Bytes that count.
-        received: Bytes that were ever appended, thrown away since or not.
+        received: Bytes that were ever appended, thrown away since or not; whoever fetches others to tell what to append
+            adds them.
+        seeded: Bytes at the beginning that were copied from another file; 0 for none. Only the MD5 of the whole proves
+            that they belong there.
         digests: Of the bytes that count.
         identity: What the bytes are a part of.
         tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
@@ -138,6 +141,7 @@ class Part:
         self.digests = Digests(desk.checks)
         self.size = 0
         self.received = 0
+        self.seeded = 0
         self.identity = Identity()
         self.tail = b""
 
@@ -152,15 +156,21 @@ class Part:
         return self.size > 0 and self.identity.total is not None and self.identity.etag.startswith('"')
 
     @unbroken
-    async def take_over(self, path: Path, identity: Identity, *, trusted: bool) -> None:
+    async def take_over(self, path: Path, identity: Identity, *, trusted: bool, seeded: int = 0) -> None:
         """Go on with a part that an earlier transfer left.
+
+        Args:
+            path: The hidden file.
+            identity: What the bytes are a part of.
+            trusted: Whether all of them count: this process wrote them.
+            seeded: As it was.
 
         Raises:
             StorageError: It cannot be opened or read.
         """
         with disk(path):
             self._fd = await self._desk.run(no_follow, str(path), os.O_RDWR)
-            self._path, self.identity, self._begun = path, identity, True
+            self._path, self.identity, self._begun, self.seeded = path, identity, True, seeded
             self.size, self.tail = await self._desk.run(self._adopt, self._fd, trusted=trusted)
 
     async def begin(self, identity: Identity) -> None:
@@ -176,6 +186,22 @@ class Part:
             await self._create()
         else:
             await self._desk.room()
+
+    @unbroken
+    async def seed(self, identity: Identity, path: Path, *, start: int) -> None:
+        """Begin with an object of this identity and with the bytes of another file, from ``start`` to its end.
+
+        The hidden file's name tells no identity: after a crash nothing goes on with it.
+
+        Raises:
+            StorageError: The other file cannot be read, or as of ``begin``; nothing of it counts.
+        """
+        await self.begin(Identity())
+        if self._fd is not None and self._path is not None:
+            with disk(self._path):
+                copy, total = self._path, identity.total or 0
+                self.size = self.seeded = await self._desk.run(self._copy, self._fd, copy, path, start, total)
+            self.identity = identity
 
     async def append(self, chunks: Sequence[bytes]) -> None:
         """Write the chunks behind what is there.
@@ -262,7 +288,7 @@ class Part:
     async def remove(self) -> None:
         """Throw away what is there."""
         self._release()
-        self.size, self.tail, self.identity, self._begun = 0, b"", Identity(), False
+        self.size, self.seeded, self.tail, self.identity, self._begun = 0, 0, b"", Identity(), False
         self.digests = Digests(self._desk.checks)
         if self._path is not None:
             await self._unlink(self._path)
@@ -296,15 +322,29 @@ class Part:
 
     def _adopt(self, fd: int, *, trusted: bool) -> tuple[int, bytes]:
         size = os.fstat(fd).st_size
-        good = size if trusted else max(0, size - UNTRUSTED_TAIL)
-        offset = 0
-        while offset < good and (chunk := os.pread(fd, min(READ_SIZE, good - offset), offset)):
-            self.digests.update(chunk)
-            offset += len(chunk)
+        offset = self._take_in(fd, size if trusted else max(0, size - UNTRUSTED_TAIL))
         tail = os.pread(fd, size - offset, offset)
         os.ftruncate(fd, offset)
         os.lseek(fd, offset, os.SEEK_SET)
         return offset, tail
+
+    def _copy(self, fd: int, part: Path, path: Path, start: int, total: int) -> int:
+        _preallocate(fd, total)
+        with window.opened(path) as source:
+            size = source.size - start
+            source.copy_to(fd, 0, start=start, size=size)
+        with window.opened(part) as copy:  # what was written, not what was read: a copy that failed unseen is found
+            self._take_in(copy.fd, size)
+        os.lseek(fd, size, os.SEEK_SET)
+        return size
+
+    def _take_in(self, fd: int, size: int) -> int:
+        """Take the checksums of what is on disk; give how many bytes there were, ``size`` at the most."""
+        offset = 0
+        while offset < size and (chunk := os.pread(fd, min(READ_SIZE, size - offset), offset)):
+            self.digests.update(chunk)
+            offset += len(chunk)
+        return offset
 
 
 def _made(root: Path, path: Path, size: int) -> int:

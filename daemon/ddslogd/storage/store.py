@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ddslogd.errors import Locked, StorageError
+from ddslogd.models import Seed
 from ddslogd.storage import layout
 from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, exists, md5_of
 from ddslogd.storage.part import MD5_ALONE, Checks, Desk, Part
@@ -22,7 +23,7 @@ from ddslogd.storage.part import MD5_ALONE, Checks, Desk, Part
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ddslogd.models import Identity, LogFile
+    from ddslogd.models import Identity, LogFile, Snapshot
 
 log = structlog.get_logger()
 
@@ -39,6 +40,7 @@ class _Left:
     identity: Identity
     trusted: bool
     useful_until: datetime
+    seeded: int = 0
 
 
 class Store:
@@ -140,7 +142,7 @@ class Store:
             left = self._left.pop(final, None)
             if left is not None:
                 try:
-                    await part.take_over(left.path, left.identity, trusted=left.trusted)
+                    await part.take_over(left.path, left.identity, trusted=left.trusted, seeded=left.seeded)
                 except StorageError:  # no loss: the transfer begins from zero
                     await asyncio.to_thread(_unlink, left.path)
             yield part
@@ -152,7 +154,9 @@ class Store:
         if part.path is None or not part.resumable:
             await part.remove()
             return
-        self._left[final] = _Left(path=part.path, identity=part.identity, trusted=True, useful_until=useful_until)
+        self._left[final] = _Left(
+            path=part.path, identity=part.identity, trusted=True, useful_until=useful_until, seeded=part.seeded
+        )
         await part.close()
 
     async def md5_of(self, key: str) -> str:
@@ -174,6 +178,11 @@ class Store:
             StorageError: The disk does not say.
         """
         return await asyncio.to_thread(exists, self._directory / key)
+
+    def seed(self, snapshot: Snapshot) -> Seed:
+        """Give a published snapshot as what its node's next file may begin with the end of."""
+        path = self._directory / snapshot.path
+        return Seed(path=path, size=snapshot.size, md5=snapshot.md5, sha256=snapshot.sha256)
 
     async def size_of(self, key: str) -> int:
         """Give the bytes of a published snapshot.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from ddslogd.errors import StorageError
 from ddslogd.storage.filesystem import disk
+from ddslogd.storage.overlap import READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# The file system cannot, or not between these two files: then the bytes go through this process.
+_NOT_COPIED_BY_THE_KERNEL = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,31 @@ class FileWindow:
         """
         with disk(self.path):
             return os.pread(self.fd, max(0, min(size, self.size - start)), start)
+
+    def copy_to(self, fd: int, at: int, *, start: int, size: int) -> None:
+        """Write ``size`` bytes from ``start`` on into another open file, from its byte ``at`` on. Blocks.
+
+        The kernel does it where it can, and shares the blocks where the file system lets it.
+
+        Raises:
+            StorageError: There are not as many bytes, or they cannot be read.
+            OSError: The disk refuses to write.
+        """
+        done = 0
+        while done < size:
+            written = self._copy_some(fd, at + done, start + done, min(size - done, self.size - start - done))
+            if written == 0:
+                raise StorageError(f"shorter than the ledger says: {self.path}")
+            done += written
+
+    def _copy_some(self, fd: int, at: int, start: int, size: int) -> int:
+        try:
+            if copied := os.copy_file_range(self.fd, fd, max(0, size), start, at):
+                return copied
+        except OSError as exc:
+            if exc.errno not in _NOT_COPIED_BY_THE_KERNEL:
+                raise
+        return os.pwrite(fd, self.read(start, min(size, READ)), at)
 
 
 @contextmanager

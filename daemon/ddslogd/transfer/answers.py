@@ -38,6 +38,19 @@ class Placement:
     has_body: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """The first bytes of an object, and what the object is.
+
+    Attributes:
+        identity: Of the whole object; its total is known.
+        size: Bytes that are to come.
+    """
+
+    identity: Identity
+    size: int
+
+
 def place(status: int, headers: Mapping[str, str], *, at: int, known: Identity, now: datetime) -> Placement:
     """Judge an answer.
 
@@ -75,6 +88,28 @@ def place(status: int, headers: Mapping[str, str], *, at: int, known: Identity, 
             raise Unpublishable(f"the object store sent no log (HTTP {status}{_request(headers)})")
 
 
+def begin(status: int, headers: Mapping[str, str], *, asked: int, now: datetime) -> Beginning | Placement | None:
+    """Judge the answer to a request for the first bytes; a placement where the whole object comes, None for no bytes.
+
+    Args:
+        status: HTTP status.
+        headers: Looked up in any case.
+        asked: Bytes from the first one on.
+        now: As of ``place``.
+
+    Raises:
+        Changed: It is something else than these bytes.
+        TransferError: As of ``place``.
+    """
+    match status:
+        case 206:
+            return _beginning(headers, asked)
+        case 416:  # also of an empty object
+            return None
+        case _:
+            return place(status, headers, at=0, known=Identity(), now=now)
+
+
 def expected_md5(headers: Mapping[str, str]) -> str:
     """Give the MD5 that the object's bytes must have; empty where the ETag is none.
 
@@ -86,14 +121,35 @@ def expected_md5(headers: Mapping[str, str]) -> str:
     return found[1].lower() if found and not encrypted else ""
 
 
+def _beginning(headers: Mapping[str, str], asked: int) -> Beginning:
+    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    if found is None or found[1] is None or _is_page(headers):
+        raise Changed("the object store answers a range without saying which")
+    first, last, total = map(int, found.groups())
+    if (first, last + 1) != (0, min(asked, total)):
+        raise Changed("the object store answers another range than was asked for")
+    return Beginning(identity=_identity(headers, total), size=last + 1)
+
+
 def _whole(headers: Mapping[str, str]) -> Identity:
-    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind in _PAGES:
-        raise Interrupted(f"a page ({kind}) came in place of the log")
+    if _is_page(headers):
+        raise Interrupted(f"a page ({_kind(headers)}) came in place of the log")
     length = headers.get("Content-Length", "")
+    return _identity(headers, int(length) if re.fullmatch(r"[0-9]{1,19}", length) else None)  # 2**63 has 19 digits
+
+
+def _is_page(headers: Mapping[str, str]) -> bool:
+    return _kind(headers) in _PAGES
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _identity(headers: Mapping[str, str], total: int | None) -> Identity:
     return Identity(
         etag=_readable(headers.get("ETag", "")),
-        total=int(length) if re.fullmatch(r"[0-9]{1,19}", length) else None,  # 2**63 has 19 digits
+        total=total,
         last_modified=_readable(headers.get("Last-Modified", "")),
         md5=expected_md5(headers),
     )
