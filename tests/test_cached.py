@@ -90,7 +90,7 @@ async def test_what_failed_is_asked_for_again(bed: Bed) -> None:
                 case "never":
                     sandbox.faults.slow_rows[one.name] = math.inf
                 case "download":
-                    sandbox.faults.object_errors = [500]
+                    sandbox.faults.object_errors = [500] * 3
                 case _:
                     sandbox.faults.api_errors = [ApiError(404, "DBS.200002")]
             before = posts(sandbox)

@@ -6,8 +6,9 @@ import asyncio
 import os
 import random
 import signal
+import sqlite3
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ class Torture:
 
     async def start(self) -> asyncio.subprocess.Process:
         """Start a daemon and wait until its first cycle has begun."""
+        if self.complete():
+            self.forget_export()
         calls = self.sandbox.calls["errorlog-download"]
         daemon = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ddslogd", "run", "-c", str(self.directory / "ddslogd.yaml")),
@@ -81,12 +84,23 @@ class Torture:
         """Run until every node's newest export is there, and stop in peace."""
         daemon = await self.start()
         async with asyncio.timeout(60):
-            while any(self.sandbox.exports_of(node)[-1:] != self.kept(node)[-1:] for node in NODES):
+            while not self.complete():
                 await asyncio.sleep(0.05)
             while any(not self.stream(node).endswith(self.whole_lines(node)) for node in NODES):
                 await asyncio.sleep(0.05)
         daemon.send_signal(signal.SIGTERM)
         assert await daemon.wait() == 0
+
+    def complete(self) -> bool:
+        """Tell whether every node's newest export is on disk."""
+        return all(self.sandbox.exports_of(node)[-1:] == self.kept(node)[-1:] for node in NODES)
+
+    def forget_export(self) -> None:
+        """Let the next start ask: it would know that the cloud has nothing new, if its clock had not been moved on."""
+        path = self.directory / "state" / "ledger.sqlite3"
+        if path.exists():
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute("UPDATE exports SET fresh_until_ms = NULL")
 
     def kept(self, node: str) -> list[bytes]:
         paths = (self.directory / "logs" / "snapshots" / "solo" / node).glob("[!.]*")
