@@ -13,6 +13,7 @@ import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
@@ -65,30 +66,34 @@ class Skew:
     """How far a server's clock is from ours, by the ``Date`` headers of its replies.
 
     The median of the last few replies, so that one odd reply (a cache's, a slow one) moves nothing.
+
+    Attributes:
+        offset: What to add to our time to have the server's; zero until a reply came.
     """
 
     def __init__(self, samples: int = 5) -> None:
         self._seconds: deque[float] = deque(maxlen=samples)
+        self.offset = timedelta(0)
 
     def observe(self, date_header: str, now: datetime) -> None:
         """Take one reply's ``Date`` into account; one that cannot be read is passed over."""
-        try:
-            server = parsedate_to_datetime(date_header)
-        except (ValueError, TypeError, OverflowError):  # the last: a year or an offset of many digits
+        server = _date(date_header)
+        if server is None or abs(server - now) > LARGEST_SKEW:
             return
-        if server.tzinfo is None:  # "-0000" means: UTC, and nothing is known of the zone. RFC 5322, 3.3
-            server = server.replace(tzinfo=UTC)
-        if abs(server - now) <= LARGEST_SKEW:
-            self._seconds.append((server - now).total_seconds())
-
-    @property
-    def offset(self) -> timedelta:
-        """What to add to our time to have the server's; zero until a reply came."""
-        if not self._seconds:
-            return timedelta(0)
+        self._seconds.append((server - now).total_seconds())
         seconds = median(self._seconds)
         # The header has whole seconds: a difference of one is no difference.
-        return timedelta(seconds=seconds) if abs(seconds) > 1.0 else timedelta(0)
+        self.offset = timedelta(seconds=seconds) if abs(seconds) > 1.0 else timedelta(0)
+
+
+@lru_cache(maxsize=8)  # replies of one second have one header
+def _date(header: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(header)
+    except (ValueError, TypeError, OverflowError):  # the last: a year or an offset of many digits
+        return None
+    # "-0000" means: UTC, and nothing is known of the zone. RFC 5322, 3.3
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def phase(key: str, interval: timedelta) -> timedelta:

@@ -100,7 +100,9 @@ def rotated_files(live: Path) -> list[Path]:
     """
     if not live.parent.is_dir():
         return []
-    return sorted(path for path in live.parent.iterdir() if layout.rotated_at(path.name, of=live.name))
+    beginning = f"{live.name}."  # the directory holds all nodes of an instance
+    names = (name for name in os.listdir(live.parent) if name.startswith(beginning))  # noqa: PTH208  # names will do
+    return sorted(live.parent / name for name in names if layout.rotated_at(name, of=live.name))
 
 
 @dataclass(frozen=True, slots=True)
