@@ -330,6 +330,67 @@ async def test_a_sweep_takes_only_what_is_over(store: Store, tmp_path: Path) -> 
     assert (swept, list(final(tmp_path).parent.iterdir())) == ([0, 1], [])
 
 
+async def test_cycles_that_sweep_at_the_same_time_do_not_disturb_each_other(store: Store, tmp_path: Path) -> None:
+    """Each removes some of what is over."""
+    for number in range(5):
+        async with store.part(replace(FILE, node=f"node-{number}")) as part:
+            await part.begin(replace(IDENTITY, total=100_000))
+            await part.append([b"a" * 10])
+
+    swept = await asyncio.gather(*(store.sweep(NOW + timedelta(minutes=15)) for _ in range(3)))
+
+    assert (sum(swept), list((tmp_path / "logs").rglob("*.part"))) == (5, [])
+
+
+class Meanwhile(datetime):
+    """A moment, whose every comparison takes so long that a thread looks through an instance's directory."""
+
+    store: Store
+
+    def __ge__(self, other: datetime) -> bool:
+        self.store.survey("other", NOW)
+        return super().__ge__(other)
+
+
+async def test_a_sweep_is_not_disturbed_by_a_survey_that_finds_parts(store: Store, tmp_path: Path) -> None:
+    """Directories are looked through in threads, beside the cycles of instances that were looked through before."""
+    await leave(store, b"a" * 100_000)
+    (part,) = (tmp_path / "logs").rglob("*.part")
+    other = tmp_path / "logs" / layout.snapshot_path(replace(FILE, instance="other"))
+    other.parent.mkdir(parents=True)
+    shutil.copy(part, other.with_name(part.name))
+    now = Meanwhile.fromisoformat((NOW + timedelta(minutes=14)).isoformat())
+    now.store = store
+
+    assert (await store.sweep(now), await store.sweep(NOW + timedelta(minutes=15))) == (0, 2)
+
+
+async def test_a_part_that_is_cancelled_while_it_is_put_aside_is_swept_once_it_is_over(
+    store: Store, tmp_path: Path
+) -> None:
+    """It does not count as growing for ever."""
+    async def lend() -> None:
+        async with store.part(FILE) as part:
+            await part.begin(replace(IDENTITY, total=100_000))
+            await part.append([b"a" * 10])
+            asyncio.get_running_loop().call_soon(task.cancel)
+
+    task = asyncio.create_task(lend())
+    await asyncio.wait([task])
+    await store.sweep(NOW + timedelta(minutes=15))
+    stray = leave_stray(tmp_path)
+    await store.sweep(NOW + timedelta(days=1))
+
+    assert (task.cancelled(), stray.exists()) == (True, False)
+
+
+def leave_stray(tmp_path: Path) -> Path:
+    """Leave a part of the file that no store knows of."""
+    stray = final(tmp_path).parent / layout.part_name(final(tmp_path).name, IDENTITY)
+    stray.write_bytes(b"stray")
+    return stray
+
+
 async def test_a_file_larger_than_the_disk_fails_before_a_byte_is_fetched(store: Store, tmp_path: Path) -> None:
     """The blocks are reserved at the beginning."""
     room = os.statvfs(tmp_path)

@@ -147,8 +147,10 @@ class Store:
                     await asyncio.to_thread(_unlink, left.path)
             yield part
         finally:
-            await self._put_aside(part, final, file.updated_at + self._fresh_for)
-            self._lent.discard(final)
+            try:
+                await self._put_aside(part, final, file.updated_at + self._fresh_for)
+            finally:
+                self._lent.discard(final)
 
     async def _put_aside(self, part: Part, final: Path, useful_until: datetime) -> None:
         if part.path is None or not part.resumable:
@@ -202,10 +204,14 @@ class Store:
         if now - self._swept_at >= SWEEP_EVERY:
             self._swept_at = now
             await asyncio.to_thread(self._sweep_strays)
-        over = [final for final, left in self._left.items() if left.useful_until <= now]
+        over = [final for final, left in self._left.copy().items() if left.useful_until <= now]  # surveys add to it
+        swept = 0
         for final in over:
-            await asyncio.to_thread(_unlink, self._left.pop(final).path)
-        return len(over)
+            left = self._left.pop(final, None)  # None: the sweep of another cycle was quicker, or it is lent again
+            if left is not None:
+                await asyncio.to_thread(_unlink, left.path)
+                swept += 1
+        return swept
 
     def _sweep_strays(self) -> None:
         for entry, _ in self._files(""):
