@@ -51,6 +51,14 @@ def test_every_wait_lies_between_the_floor_and_max_poll(takes: list[float], long
     assert all(FLOOR <= wait <= longest.total_seconds() + 1e-9 for wait in found)
 
 
+@pytest.mark.parametrize("takes", [(0.0,), (0.0,) * KEPT, (0.001,)])
+def test_where_exports_took_no_time_at_all_the_waits_grow_all_the_same(takes: tuple[float, ...]) -> None:
+    """Else one that takes its time for once would have all calls of the account."""
+    found = waits(takes, first=FIRST, longest=LONGEST)
+
+    assert sum(islice(found, 12)) > 60
+
+
 def test_only_the_last_durations_are_remembered() -> None:
     takes: tuple[float, ...] = ()
     for number in range(KEPT + 2):

@@ -47,7 +47,7 @@ def waits(takes: Sequence[float], *, first: timedelta, longest: timedelta) -> It
     for _ in range(parts):
         yield max(FLOOR, wait / parts)
     while True:
-        yield min(max(FLOOR, step), most)
+        yield min(step, most)
         step = min(step * 2, most)
 
 
@@ -61,7 +61,7 @@ def _plan(takes: Sequence[float]) -> tuple[float, float]:
         wait, spread = longest * (1 + FIRST_MARGIN), longest * FIRST_SPREAD
     else:
         wait = longest + max(longest * MARGIN, spread * (2 / number - 2 / KEPT))
-    return wait, max(spread * STEP, wait * LEAST_STEP)
+    return wait, max(spread * STEP, wait * LEAST_STEP, FLOOR)  # from zero no step would ever grow
 
 
 def remembered(takes: Sequence[float], new: float) -> tuple[float, ...]:
