@@ -84,6 +84,25 @@ async def test_work_that_fails_fails_its_whole_group_and_no_other(grouped: Group
     assert ([repr(each) for each in ended], after) == (["2", "ArithmeticError()", "ArithmeticError()"], 10)
 
 
+async def test_what_no_thread_takes_hears_so_and_keeps_nobody_waiting(
+    grouped: Grouped[int, int], work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the host lets nobody begin another thread."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    work.go.set()
+    async with asyncio.timeout(10):
+        with monkeypatch.context() as host:
+            host.setattr(threading.Thread, "start", refused)
+            tasks = await handed_in(grouped, 1, 2)
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        after = await grouped(3)
+
+    assert ([type(each) for each in ended], after) == ([RuntimeError, RuntimeError], 6)
+
+
 async def test_what_is_cancelled_before_its_group_is_left_out(grouped: Grouped[int, int], work: Work) -> None:
     first, second, third = await handed_in(grouped, 1, 2, 3)
     second.cancel()

@@ -167,6 +167,25 @@ async def test_a_transaction_that_fails_takes_no_other_with_it(ledger: Ledger) -
     assert await ledger.run(lambda db: db.execute("SELECT * FROM meta").fetchall()) == []
 
 
+async def test_a_bug_in_one_transaction_is_told_to_its_caller_alone(ledger: Ledger) -> None:
+    """Whatever else failed in its group: what was entered is not said to have failed."""
+
+    def bug(_: sqlite3.Connection) -> None:
+        raise OverflowError
+
+    def refused(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO no_such_table VALUES (1)")
+
+    ended = await asyncio.gather(
+        *(ledger.enter(SNAPSHOT), ledger.enter_names({("eu", "a"): "orders"})),
+        *(ledger.run(bug), ledger.run(refused), ledger.enter_names({("eu", "b"): "events"})),
+        return_exceptions=True,
+    )
+
+    assert [type(each) for each in ended] == [type(None), type(None), OverflowError, StorageError, type(None)]
+    assert await ledger.names() == {("eu", "a"): "orders", ("eu", "b"): "events"}
+
+
 async def test_what_was_handed_in_before_the_end_is_done(ledger: Ledger, tmp_path: Path) -> None:
     tasks = [asyncio.create_task(ledger.enter_names({("eu", str(at)): "orders"})) for at in range(100)]
     await asyncio.sleep(0)

@@ -141,6 +141,25 @@ async def test_every_file_is_synced_before_its_name_and_every_directory_after(
     assert {"directory snapshots", f"directory {tmp_path.name}"} <= set(steps)
 
 
+async def test_a_bug_is_told_to_one_file_alone_and_leaves_neither_descriptor_nor_part(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.ftruncate
+
+    def broken(fd: int, size: int) -> None:
+        if size == len(b"bad\n"):
+            raise MemoryError
+        real(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", broken)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    ended = await publish_all(publisher, whole(tmp_path, "a"), whole(tmp_path, "b", b"bad\n"), whole(tmp_path, "c"))
+
+    assert [type(each) for each in ended] == [tuple, MemoryError, tuple]
+    assert sorted(files(tmp_path)) == ["snapshots/a/errorlog.log", "snapshots/c/errorlog.log"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 async def test_descriptors_are_closed_come_what_may(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / "snapshots" / "node").mkdir(parents=True)
     taken = whole(tmp_path, "node", b"other")

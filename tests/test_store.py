@@ -12,7 +12,7 @@ import sys
 import threading
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -347,9 +347,9 @@ class Meanwhile(datetime):
 
     store: Store
 
-    def __ge__(self, other: datetime) -> bool:
+    def __ge__(self, other: date) -> bool:
         self.store.survey("other", NOW)
-        return super().__ge__(other)
+        return bool(super().__ge__(other))  # type: ignore[operator]  # the types know dates only
 
 
 async def test_a_sweep_is_not_disturbed_by_a_survey_that_finds_parts(store: Store, tmp_path: Path) -> None:
@@ -369,6 +369,7 @@ async def test_a_part_that_is_cancelled_while_it_is_put_aside_is_swept_once_it_i
     store: Store, tmp_path: Path
 ) -> None:
     """It does not count as growing for ever."""
+
     async def lend() -> None:
         async with store.part(FILE) as part:
             await part.begin(replace(IDENTITY, total=100_000))

@@ -51,16 +51,26 @@ class Grouped(Generic[T, R]):
         return await future
 
     def _begin(self) -> None:
+        """Hand in the next group; one that no thread takes hears so, and those behind it are not kept waiting."""
+        self._busy = False
+        while not self._busy and (group := self._next()):
+            items, futures = [item for item, _ in group], [future for _, future in group]
+            try:
+                job = asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+            except RuntimeError as exc:  # the host has no room for another thread, or all is shut down
+                for future in futures:
+                    future.set_exception(exc)
+            else:
+                self._busy = True
+                job.add_done_callback(partial(self._end, futures))
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
         group: list[tuple[T, asyncio.Future[R]]] = []
         while self._waiting and len(group) < self._most:
             item, future = self._waiting.popleft()
             if not future.done():
                 group.append((item, future))
-        self._busy = bool(group)
-        if group:
-            items = [item for item, _ in group]
-            job = asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
-            job.add_done_callback(partial(self._end, [future for _, future in group]))
+        return group
 
     def _end(self, futures: Sequence[asyncio.Future[R]], job: asyncio.Future[Sequence[R | Exception]]) -> None:
         error = asyncio.CancelledError() if job.cancelled() else job.exception()

@@ -367,7 +367,7 @@ class Ledger:
     def _transact(self, group: Sequence[Transaction]) -> Sequence[Any]:
         try:
             return self._commit(group)
-        except StorageError:
+        except Exception:
             if len(group) == 1:
                 raise
             return [self._alone(transaction) for transaction in group]
@@ -375,7 +375,7 @@ class Ledger:
     def _alone(self, transaction: Transaction) -> Any:
         try:
             return self._commit([transaction])[0]
-        except StorageError as exc:
+        except Exception as exc:  # noqa: BLE001  # a bug, too, is told to whose transaction it is, and undoes no other
             return exc
 
     def _commit(self, group: Sequence[Transaction]) -> list[Any]:

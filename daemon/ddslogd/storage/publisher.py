@@ -110,7 +110,7 @@ class _Job:
         self._fd = whole.fd
         self.directories: set[Path] = set()
         self.times: LogTimes = (None, None)
-        self.error: StorageError | None = None
+        self.error: Exception | None = None
 
     def step(self, step: Callable[[], None]) -> None:
         """Take a step, unless one before it failed."""
@@ -119,10 +119,10 @@ class _Job:
         try:
             with disk(self._whole.final):
                 step()
-        except StorageError as exc:
+        except Exception as exc:  # noqa: BLE001  # a bug, too, is one file's alone, and leaves no descriptor open
             self.fail(exc)
 
-    def fail(self, error: StorageError) -> None:
+    def fail(self, error: Exception) -> None:
         """Give it up, unless it was before."""
         self.error = self.error or error
         self._close()
