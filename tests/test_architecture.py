@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 1: pure.
     {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
     {"storage.logtime"},
-    {"pacing", "shared", "grouped", "operate.log", "operate.progress"},
+    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress"},
     {"patience", "values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
@@ -44,7 +44,8 @@ LAYERS: tuple[set[str], ...] = (
     {"storage.stream", "storage.retention"},
     # Floor 4: when, what, and of whom.
     {"roster", "habits", "tempo"},
-    {"scheduler", "collector", "discovery", "operate.listing"},
+    {"scheduler", "collector", "discovery", "operate.listing", "reload"},
+    {"accounts"},
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},
     {"demo"},

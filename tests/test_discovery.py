@@ -498,3 +498,41 @@ class Reports(Silent):
         async with asyncio.timeout(20):
             while self.names.count(name) < seen + times:
                 await asyncio.sleep(0)
+
+
+async def test_what_new_settings_do_not_want_goes_at_the_next_refresh_and_is_not_gone(
+    found: Callable[..., Discovery], gone: list[str]
+) -> None:
+    """Two refreshes in a row are for a list that misses an instance, not for an operator who leaves it out."""
+    lists = Lists(*[[listed("orders"), listed("events", 2)]] * 2)
+    discovery = found(settings("{discover: {}, cloud: eu}"), eu=lists)
+    await discovery.refresh()
+
+    apis = cast("dict[str, Api]", {"eu": lists})
+    discovery.take_over(settings("{discover: {exclude: [orders]}, cloud: eu}"), apis=apis)
+    before = [instance.name for instance in discovery.fleet()]
+    await discovery.refresh()
+
+    assert (before, [one.name for one in discovery.fleet()], gone) == (["orders", "events"], ["events"], [])
+
+
+async def test_where_nothing_is_to_be_discovered_any_more_what_was_goes_at_once(
+    found: Callable[..., Discovery],
+) -> None:
+    discovery = found(eu=Lists([listed("orders")]), asia=Lists([listed("events", 2)]))
+    await discovery.refresh()
+
+    discovery.take_over(settings("{discover: {}, cloud: asia}"), apis={})
+
+    assert [instance.name for instance in discovery.fleet()] == []
+
+
+async def test_who_is_named_from_now_on_is_there_once(found: Callable[..., Discovery]) -> None:
+    eu = Lists([listed("orders")])
+    discovery = found(settings("{discover: {}, cloud: eu}"), eu=eu)
+    await discovery.refresh()
+
+    named = settings(f"{{id: {listed('orders').id}, name: sales, cloud: eu}}", "{discover: {}, cloud: eu}")
+    discovery.take_over(named, apis=cast("dict[str, Api]", {"eu": eu}))
+
+    assert [instance.name for instance in discovery.fleet()] == ["sales"]

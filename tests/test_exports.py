@@ -303,7 +303,7 @@ async def followed(bed: Bed, clock: HandClock, **faults: float) -> AsyncIterator
             bed.sandbox.write(node.name, LOG)
             bed.sandbox.faults.slow_rows[node.name] = faults.get(f"node_{number}", 0.0)
         service = await stack.enter_async_context(bed.open())
-        (account,) = service._collector._accounts.values()
+        (account,) = service._accounts.all().values()
         export = Export(
             bed.instance(),
             kind=LogKind.ERROR,

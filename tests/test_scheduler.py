@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,8 @@ class Desk:
     sooner: dict[str, timedelta] = field(default_factory=dict)
     chores: list[Chore] = field(default_factory=list)
     most_cycles: int = MOST_CYCLES
+    beats: list[datetime] = field(default_factory=list)
+    beat_every: timedelta | None = None
 
     async def cycle(self, instance: Instance, tick: datetime) -> None:
         self.begun.append((instance.name, self.clock.now()))
@@ -78,6 +81,8 @@ class Desk:
             sooner=sooner,
             chores=self.chores,
             most_cycles=self.most_cycles,
+            beat=lambda: self.beats.append(self.clock.now()),
+            beat_every=self.beat_every,
         )
 
     async def serve(
@@ -538,3 +543,73 @@ async def test_while_nobody_is_due_the_clock_is_looked_at_once_a_minute(desk: De
 
     minutes = (first - START) / 2 / MINUTE
     assert len(naps) <= minutes + 3
+
+
+def longest_silence(desk: Desk, lasts: timedelta) -> timedelta:
+    moments = [START, *desk.beats, START + lasts]
+    return max(later - earlier for earlier, later in pairwise(moments))
+
+
+@pytest.mark.parametrize("fleet", [(), (ORDERS,), (ORDERS, EVENTS)])
+async def test_the_task_that_waits_for_ticks_beats_in_time(desk: Desk, fleet: tuple[Instance, ...]) -> None:
+    desk.beat_every = timedelta(seconds=15)
+
+    await desk.serve(*fleet, lasts=HOUR)
+
+    assert (longest_silence(desk, HOUR), len(desk.beats) < 260) == (timedelta(seconds=15), True)
+
+
+async def test_nobody_else_beats_for_it(desk: Desk) -> None:
+    """Cycles and chores go on, and the watchdog hears that nobody waits for ticks any more."""
+    desk.beat_every = timedelta(seconds=15)
+    done: list[datetime] = []
+
+    async def run() -> None:
+        done.append(desk.clock.now())
+
+    desk.chores = [Chore(name="prune", every=MINUTE, run=run)]
+    serving = asyncio.create_task(desk.serve(ORDERS, lasts=HOUR))
+    await asyncio.sleep(60)
+    next(task for task in asyncio.all_tasks() if task.get_name() == "ticks").cancel()
+    await serving
+
+    assert (desk.beats[-1] <= START + MINUTE, len(done) > 50) == (True, True)
+
+
+async def test_a_chore_is_done_again_at_once_and_then_as_often_as_is_said(desk: Desk) -> None:
+    done: list[datetime] = []
+
+    async def run() -> None:
+        done.append(desk.clock.now())
+
+    desk.chores = [Chore(name="prune", every=HOUR, run=run)]
+    scheduler = desk.scheduler(ORDERS)
+    serving = asyncio.create_task(scheduler.serve([ORDERS]))
+    await asyncio.sleep(60)
+    scheduler.again("prune", every=10 * MINUTE)
+    await asyncio.sleep(15 * 60)
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert done == [START, START + MINUTE, START + 11 * MINUTE]
+
+
+async def test_the_next_tick_is_that_of_the_first_who_still_belongs(desk: Desk) -> None:
+    scheduler = desk.scheduler(ORDERS, EVENTS, last_ticks={"orders": START, "events": START})
+    serving = asyncio.create_task(scheduler.serve([ORDERS, EVENTS]))
+    await asyncio.sleep(1)
+    both = scheduler.next_tick()
+    ticks = {one.name: next_tick(one.schedule, after=START, key=one.id) for one in (ORDERS, EVENTS)}
+    first = min(ticks, key=lambda name: ticks[name])
+    scheduler.update([one for one in (ORDERS, EVENTS) if one.name != first])
+    other = scheduler.next_tick()
+    scheduler.update([])
+    nobody = scheduler.next_tick()
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert (both, other, nobody) == (
+        (first, ticks[first]),
+        (max(ticks, key=lambda name: ticks[name]), max(ticks.values())),
+        None,
+    )

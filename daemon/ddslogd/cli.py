@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_CONFIG = "/etc/ddslogd/ddslogd.yaml"
+STOPS = (signal.SIGTERM, signal.SIGINT)
 EXIT_FAILED = 1
 EXIT_DISK = 74
 EXIT_LOCKED = 75
@@ -79,25 +81,34 @@ def commands() -> None:
 @config_option
 @log_options("info")
 def run(path: Path, log_level: str, log_format: str) -> None:
-    """Collect on schedule until SIGTERM or SIGINT.
+    """Collect on schedule until SIGTERM or SIGINT; reload the configuration on SIGHUP.
 
     Exit status 0: it was told to stop. 74: the disk refuses. 75: another ddslogd works on the directory. 78: the
     configuration is wrong.
     """
-    from ddslogd import config  # noqa: PLC0415  # heavy
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it means a reload
+    from ddslogd.operate.notify import Notifier  # noqa: PLC0415  # heavy
     from ddslogd.operate.progress import Silent  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+    from ddslogd.reload import Reloads, tell_warnings, tried  # noqa: PLC0415  # heavy
+    from ddslogd.scheduler import Chore  # noqa: PLC0415  # heavy
     from ddslogd.service import opened  # noqa: PLC0415  # heavy
 
     redactor = _events(log_level, log_format)
-    loaded = config.load(path)
-    _log_warnings(loaded)
+    notifier = Notifier.of(os.environ, pid=os.getpid(), clean=redactor.clean)
+    loaded = tried(path)
+    tell_warnings(loaded)
 
     async def serve() -> None:
         async with opened(loaded.settings, clock=SystemClock(), progress=Silent(), redact=redactor.add) as service:
-            await service.serve()
+            reloads = Reloads(path, take_over=service.reload, notifier=notifier)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)
+            # What is to listen listens by here.
+            notifier.ready()
+            reload = Chore(name="reload", every=timedelta(0), run=reloads.run)
+            await service.serve(notifier=notifier, chores=[reload])
 
-    _until_signal(serve())
+    _until_signal(serve(), stopping=notifier.stopping)
 
 
 @commands.command()
@@ -434,13 +445,6 @@ def _print_warnings(loaded: Loaded, path: Path) -> None:
         click.echo(warning.render(path), err=True)
 
 
-def _log_warnings(loaded: Loaded) -> None:
-    import structlog  # noqa: PLC0415  # heavy
-
-    for warning in loaded.warnings:
-        structlog.get_logger().warning("config.warning", path=warning.path, line=warning.line, text=warning.text)
-
-
 def _chosen(fleet: tuple[Instance, ...], names: tuple[str, ...], *, whole: bool) -> tuple[Instance, ...]:
     """Give the instances that are named, or all; where the fleet is not whole, a name may be one of the rest."""
     unknown = [name for name in names if not any(name in {one.name, one.id} for one in fleet)]
@@ -450,20 +454,38 @@ def _chosen(fleet: tuple[Instance, ...], names: tuple[str, ...], *, whole: bool)
     return tuple(one for one in fleet if not names or one.name in names or one.id in names)
 
 
-def _until_signal(work: Coroutine[Any, Any, T]) -> T | None:
-    """Run to the end, or until SIGTERM or SIGINT cancels it; then give None."""
+def _until_signal(work: Coroutine[Any, Any, T], *, stopping: Callable[[], None] = lambda: None) -> T | None:
+    """Run to the end, or until SIGTERM or SIGINT cancels it; then give None. A second signal changes nothing.
+
+    Args:
+        work: What to run.
+        stopping: Called first when such a signal comes.
+    """
+    told = False
 
     async def stoppable() -> T | None:
-        task = asyncio.current_task()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else sys.exit)
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def stop() -> None:
+            nonlocal told
+            if task is not None and not told:  # else it is closing what is open: that is to end
+                told = True
+                stopping()
+                task.cancel()
+
+        for number in STOPS:
+            loop.add_signal_handler(number, stop)
         try:
             return await work
         except asyncio.CancelledError:
             return None
 
-    with asyncio.Runner(loop_factory=_faster_loop()) as runner:
-        return runner.run(stoppable())
+    try:
+        with asyncio.Runner(loop_factory=_faster_loop()) as runner:
+            return runner.run(stoppable())
+    finally:
+        for number in (*STOPS, signal.SIGHUP) if told else ():  # the loop is gone, and its handlers with it
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _faster_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

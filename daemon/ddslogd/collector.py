@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -34,6 +34,7 @@ from ddslogd.storage.stream import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from ddslogd.cloud.api import Api
@@ -89,6 +90,13 @@ class Archive:
     retention: Retention
 
 
+class Lender(Protocol):
+    """Lends accounts, so that none is closed while a cycle needs it."""
+
+    def using(self, cloud: str) -> AbstractContextManager[Account]:
+        """Lend a cloud's account."""
+
+
 class Collector:
     """Runs cycles. Everything foreseen ends in their reports; only bugs raise.
 
@@ -99,7 +107,7 @@ class Collector:
     def __init__(
         self,
         *,
-        accounts: Mapping[str, Account],
+        accounts: Lender,
         archive: Archive,
         settings: Settings,
         clock: Clock,
@@ -111,7 +119,7 @@ class Collector:
         """Prepare.
 
         Args:
-            accounts: By the name of the cloud.
+            accounts: Of the clouds.
             archive: Where everything is kept.
             settings: Of the whole daemon.
             clock: For the times in reports and the waits of exports.
@@ -133,12 +141,18 @@ class Collector:
         self._skewed: set[str] = set()
         self._served_at = dict(last_ticks)  # by instance: when its last cycle ended, well or not
 
+    def take_over(self, settings: Settings, *, archive: Archive) -> None:
+        """Go by other settings from the next cycle on; each ends by those that it began with."""
+        self.settings = settings
+        self.archive = archive
+
     async def collect(self, instance: Instance, *, tick: datetime) -> CycleReport:
         """Run one cycle and enter it in the ledger."""
         began = self.clock.monotonic()
         self.busy.add(instance.name)
         try:
-            report = await _Cycle(self, instance, self._accounts[instance.cloud]).run()
+            with self._accounts.using(instance.cloud) as account:
+                report = await _Cycle(self, instance, account).run()
         finally:
             self.busy.discard(instance.name)
         if report.outcome is not CycleOutcome.CACHED:  # it took no turn
@@ -152,7 +166,7 @@ class Collector:
         except StorageError as exc:
             log.error("ledger.failed", instance=instance.name, reason=str(exc))
         self._tell(report, since=since, took_s=self.clock.monotonic() - began)
-        self._tell_skew(instance.cloud)
+        self._tell_skew(instance.cloud, account.skew.offset)
         self.progress.cycled(report)
         return report
 
@@ -210,9 +224,8 @@ class Collector:
         self._warned[report.instance] = (report.error_kind, self.clock.now())
         return logging.WARNING
 
-    def _tell_skew(self, cloud: str) -> None:
+    def _tell_skew(self, cloud: str, skew: timedelta) -> None:
         """Say once that the clocks differ by much, and once that they agree again."""
-        skew = self._accounts[cloud].skew.offset
         if (abs(skew) > LARGE_SKEW) == (cloud in self._skewed):
             return
         if cloud in self._skewed:
@@ -249,6 +262,8 @@ class _Cycle:
         self._collector = collector
         self._instance = instance
         self._account = account
+        self._settings = collector.settings
+        self._archive = collector.archive
         self._started_at = collector.clock.now()
         self._outcomes: list[Outcome] = []
         self._advances: list[Advance] = []
@@ -262,14 +277,14 @@ class _Cycle:
 
     async def run(self) -> CycleReport:
         """Follow the export to its end and every file to disk; a bad file never stops its neighbours."""
-        limit = self._collector.settings.schedule.cycle_timeout
+        limit = self._settings.schedule.cycle_timeout
         guard = asyncio.timeout(limit.total_seconds())
         try:
             async with guard:
-                await self._collector.archive.recovery.of(self._instance.name)
+                await self._archive.recovery.of(self._instance.name)
                 if not await self._collector.has_room():
                     return self._report(CycleOutcome.NO_ROOM, "the disk is below storage.keep_free", "NoRoom")
-                await self._collector.archive.store.sweep(self._collector.clock.now())
+                await self._archive.store.sweep(self._collector.clock.now())
                 await self._follow()
         except TimeoutError:
             if not guard.expired():
@@ -311,7 +326,7 @@ class _Cycle:
             kind=kind,
             api=self._account.api,
             rule=self._account.rule,
-            settings=self._collector.settings.export,
+            settings=self._settings.export,
             clock=self._collector.clock,
             hand_on=hand_on,
             takes=habits.of(instance, kind).takes,
@@ -336,7 +351,7 @@ class _Cycle:
             await self._catch_up(series)
 
     async def _catch_up(self, series: str) -> None:
-        archive, origin = self._collector.archive, Origin(schedule=self._instance.schedule, key=self._instance.id)
+        archive, origin = self._archive, Origin(schedule=self._instance.schedule, key=self._instance.id)
         if archive.streams is not None:
             try:
                 await archive.streams.catch_up(series, origin=origin, note=self._advances.append)
@@ -363,7 +378,7 @@ class _Cycle:
 
     async def _bring(self, link: Link, key: str, export: Export) -> Outcome:
         """Bring one file to disk; whatever is foreseen is an outcome."""
-        file, archive = link.file, self._collector.archive
+        file, archive = link.file, self._archive
         received, began_at = 0, self._collector.clock.now()
         try:
             if await archive.ledger.holds(key):
@@ -386,7 +401,7 @@ class _Cycle:
 
     async def _seed(self, key: str) -> Seed | None:
         """Give what the file may begin with the end of."""
-        download, archive = self._collector.settings.download, self._collector.archive
+        download, archive = self._collector.settings.download, self._archive  # as the store's checks: of now
         if download.delta == "off" or download.verify != "md5":  # nothing else proves it
             return None
         last = await archive.ledger.last_of(layout.series(key))
@@ -399,7 +414,7 @@ class _Cycle:
         if fetched is not None and fetched.unchanged and seed is not None:
             snapshot = self._snapshot(link, key, part, fetched, began_at=began_at)
             snapshot = replace(snapshot, size=seed.size, md5=seed.md5, sha256=seed.sha256)
-            same = await self._collector.archive.ledger.same_as_last(snapshot)
+            same = await self._archive.ledger.same_as_last(snapshot)
             if same is not None and await self._enter_as(same, snapshot, part):
                 return Unchanged(file=link.file, fetched=part.received)
             # It is not the last one any more, or is gone: then it takes a copy of its own.
@@ -408,7 +423,7 @@ class _Cycle:
 
     async def _keep(self, link: Link, key: str, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
-        file, ledger = link.file, self._collector.archive.ledger
+        file, ledger = link.file, self._archive.ledger
         if fetched is None:
             await part.remove()
             return Superseded(file=file, fetched=part.received)
@@ -445,7 +460,7 @@ class _Cycle:
 
     async def _enter_as(self, same: str, snapshot: Snapshot, part: Part) -> bool:
         """Enter a file at the place of its node's last one, which has the same bytes; False where that is gone."""
-        archive = self._collector.archive
+        archive = self._archive
         if not await archive.store.has(same):
             return False
         await part.remove()

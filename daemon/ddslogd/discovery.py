@@ -169,6 +169,25 @@ class Discovery:
         self._unseen: Counter[Key] = Counter()  # refreshes in a row
         self._quiet: set[str] = set()  # clouds whose list we may not see, and were told so
         self._unlisted: dict[str, str] = {}  # why, by cloud
+        self._anew: set[str] = set()  # clouds that have not been listed since the settings changed
+
+    def take_over(self, settings: Settings, *, apis: Mapping[str, Api]) -> None:
+        """Go by other settings and clouds; ``refresh`` is to follow.
+
+        Until it has heard from a cloud, what was discovered there stays as it is, where something is still to be
+        discovered there.
+        """
+        self._settings, self._apis = settings, apis
+        self._anew = {name for name in apis if settings.discover_entries(name)}
+        named = {(one.cloud, one.id) for one in settings.fleet()}
+        names = {one.name for one in settings.fleet()}
+        self._discovered = {
+            key: one
+            for key, one in self._discovered.items()
+            if key[0] in self._anew and key not in named and one.name not in names
+        }
+        self._unseen.clear()
+        self._unlisted = {name: why for name, why in self._unlisted.items() if name in self._anew}
 
     def fleet(self) -> tuple[Instance, ...]:
         """Give all instances that are collected from, as of the last refresh."""
@@ -194,8 +213,10 @@ class Discovery:
         names = list(nodes)
         for start in range(0, len(names), BATCH):
             await self._ledger.enter_nodes({name: nodes[name] for name in names[start : start + BATCH]})
-        disappeared = self._bring_in_line(self._taken(verdicts), asked=set(listings))
         listed = {(verdict.cloud, verdict.listed.id) for verdict in verdicts}
+        unwanted = {key for key in listed if key[0] in self._anew}  # where no entry takes it: the operator said so
+        disappeared = self._bring_in_line(self._taken(verdicts), asked=set(listings), unwanted=unwanted)
+        self._anew -= set(listings)
         for instance in disappeared:
             if (instance.cloud, instance.id) not in listed:  # else it is there, and no entry wants it
                 await self._gone(instance)
@@ -251,8 +272,13 @@ class Discovery:
             msg = f"the list of instances did not come within {minutes} minutes"
             raise Unavailable(msg) from exc
 
-    def _bring_in_line(self, now: Mapping[Key, Instance], *, asked: set[str]) -> tuple[Instance, ...]:
-        """Take over what there is now; give the instances that are there no more."""
+    def _bring_in_line(
+        self, now: Mapping[Key, Instance], *, asked: set[str], unwanted: set[Key]
+    ) -> tuple[Instance, ...]:
+        """Take over what there is now; give the instances that are there no more.
+
+        Those that are unwanted go at once.
+        """
         disappeared = []
         for key, instance in now.items():
             self._unseen.pop(key, None)
@@ -261,7 +287,7 @@ class Discovery:
             self._discovered[key] = instance
         for key in [key for key in self._discovered if key[0] in asked and key not in now]:
             self._unseen[key] += 1
-            if self._unseen[key] >= PATIENCE:
+            if self._unseen[key] >= PATIENCE or key in unwanted:
                 del self._unseen[key]
                 instance = self._discovered.pop(key)
                 disappeared.append(instance)

@@ -31,6 +31,10 @@ class Habits:
         self._known = dict(known)
         self._fresh_for = fresh_for
 
+    def take_over(self, *, fresh_for: timedelta) -> None:
+        """Go by another time that the cloud serves an export for."""
+        self._fresh_for = fresh_for
+
     def of(self, instance: Instance, kind: LogKind) -> Habit:
         """Give what is known of the next export; an empty habit where that is nothing."""
         habit = self._known.get((instance.name, kind))

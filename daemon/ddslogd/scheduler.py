@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
@@ -50,7 +50,7 @@ class Scheduler:
     One task waits for the next tick of all, so that an instance whose turn has not come costs an entry in a list.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that it is handed, so that it knows nobody
         self,
         *,
         cycle: Callable[[Instance, datetime], Coroutine[Any, Any, object]],
@@ -61,6 +61,8 @@ class Scheduler:
         sooner: Callable[[Instance, datetime], datetime | None],
         chores: Iterable[Chore] = (),
         most_cycles: int = MOST_CYCLES,
+        beat: Callable[[], None] = lambda: None,
+        beat_every: timedelta | None = None,
     ) -> None:
         """Prepare.
 
@@ -74,12 +76,16 @@ class Scheduler:
                 of its last; None: at the schedule's.
             chores: What else is done.
             most_cycles: So many of a cloud at a time.
+            beat: Called whenever the task that waits for ticks turns, and by nobody else.
+            beat_every: So often at least; None: it is not called but for ticks.
         """
         self._cycle = cycle
         self._clock = clock
         self._last_ticks = dict(last_ticks)
         self._sooner = sooner
-        self._chores = [Chore(name="discovery", every=refresh, run=self._follow), *chores]
+        discovery = Chore(name="discovery", every=refresh, run=self._follow)
+        self._chores = {chore.name: chore for chore in (discovery, *chores)}
+        self._at_chores: dict[str, asyncio.Task[None]] = {}  # by name
         self._ask_fleet = fleet
         self._most_cycles = most_cycles
         self._fleet: dict[str, Instance] = {}  # by name, as _running
@@ -90,6 +96,9 @@ class Scheduler:
         self._held: dict[str, deque[Instance]] = {}  # due, by cloud, that has enough cycles
         self._nap: asyncio.Task[None] | None = None
         self._nap_ends = self._clock.now()
+        self._beat = beat
+        self._longest_nap_s = min(LONGEST_NAP_S, beat_every.total_seconds()) if beat_every else LONGEST_NAP_S
+        self._beats = beat_every is not None
         self._group: asyncio.TaskGroup | None = None
 
     async def serve(self, instances: Iterable[Instance]) -> None:
@@ -97,8 +106,8 @@ class Scheduler:
         async with asyncio.TaskGroup() as self._group:
             self.update(instances)
             self._group.create_task(self._keep_time(self._group), name="ticks")
-            for chore in self._chores:
-                self._group.create_task(self._repeat(chore), name=chore.name)
+            for chore in self._chores.values():
+                self._at_chores[chore.name] = self._group.create_task(self._repeat(chore), name=chore.name)
 
     def update(self, instances: Iterable[Instance]) -> None:
         """Take another fleet: new instances begin, others end, and those that stay the same are not disturbed."""
@@ -111,6 +120,19 @@ class Scheduler:
             if name not in self._fleet:
                 self._fleet[name] = instance
                 self._enter(instance)
+
+    def again(self, name: str, *, every: timedelta) -> None:
+        """Do a chore now, in place of where it is, and from then on so often."""
+        chore = self._chores[name] = replace(self._chores[name], every=every)
+        if self._group is not None and name in self._at_chores:
+            self._at_chores[name].cancel()
+            self._at_chores[name] = self._group.create_task(self._repeat(chore), name=name)
+
+    def next_tick(self) -> tuple[str, datetime] | None:
+        """Give whose cycle begins next, and when; None where nobody waits for a tick."""
+        waiting = ((at, one.name) for at, _, one in self._agenda if self._fleet.get(one.name) == one)
+        first = min(waiting, default=None)
+        return (first[1], first[0]) if first else None
 
     async def _repeat(self, chore: Chore) -> None:
         while True:
@@ -136,17 +158,19 @@ class Scheduler:
                     self._enter(instance)
             ahead = self._ahead()
             await self._begin(group)
+            self._beat()
             self._nap = group.create_task(self._napping(), name="nap")
             await asyncio.wait([self._nap])
 
     async def _napping(self) -> None:
         """Wait for the next tick; ``_enter`` cancels this where one comes that is sooner."""
-        if not self._agenda:
+        if not self._agenda and not self._beats:
             self._nap_ends = datetime.max.replace(tzinfo=UTC)
             await asyncio.Event().wait()
             return
         now = self._clock.now()
-        nap_s = min((self._agenda[0][0] - now).total_seconds(), LONGEST_NAP_S)
+        until_tick_s = (self._agenda[0][0] - now).total_seconds() if self._agenda else self._longest_nap_s
+        nap_s = min(until_tick_s, self._longest_nap_s)
         self._nap_ends = now + timedelta(seconds=nap_s)
         await self._clock.sleep(nap_s)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,11 +14,12 @@ from urllib.parse import urlsplit
 import structlog
 
 from ddslogd import __version__
+from ddslogd.accounts import Accounts, Connections, Entry, Line
 from ddslogd.cloud import links, metadata
 from ddslogd.cloud.api import Api
 from ddslogd.cloud.budget import Budget
 from ddslogd.cloud.exports import LinkRule
-from ddslogd.cloud.http import REQUEST_TIMEOUT_S, Http, new_session
+from ddslogd.cloud.http import MOST_CALLS, REQUEST_TIMEOUT_S, Http, new_session
 from ddslogd.cloud.identity import IdentityService
 from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
 from ddslogd.cloud.metadata import MetadataService
@@ -26,10 +28,12 @@ from ddslogd.cloud.wire import ProjectName
 from ddslogd.collector import Account, Archive, Collector
 from ddslogd.config import AccessKeyAuth, MetadataAuth, PasswordAuth, TokenAuth
 from ddslogd.discovery import Discovery, judge
-from ddslogd.errors import StorageError
+from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.habits import Habits
+from ddslogd.operate.notify import Notifier, summary
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import Skew
+from ddslogd.reload import difference
 from ddslogd.roster import Roster
 from ddslogd.scheduler import Chore, Scheduler
 from ddslogd.storage.ledger import Ledger
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import aiohttp
+
     from ddslogd.cloud.credentials import Credentials
     from ddslogd.config import Cloud, Settings
     from ddslogd.discovery import Verdict
@@ -56,6 +62,8 @@ log = structlog.get_logger()
 
 HOUR = timedelta(hours=1)
 REBUILT = "nothing: it is rebuilt from what is on disk"
+NEWS_TOGETHER_S = 1.0
+STATUS_AT_LEAST_EVERY_S = 30.0
 LOGINS_PER_MINUTE = 60  # one account needs one login a day
 
 
@@ -67,6 +75,8 @@ class Service:
         *,
         settings: Settings,
         archive: Archive,
+        streams: Streams,
+        accounts: Accounts,
         collector: Collector,
         discovery: Discovery,
         clock: Clock,
@@ -74,15 +84,28 @@ class Service:
     ) -> None:
         self._settings = settings
         self._archive = archive
+        self._streams = streams
+        self._accounts = accounts
         self._collector = collector
         self._discovery = discovery
         self._clock = clock
         self._last_ticks = last_ticks
         self._tempo = Tempo(settings=settings, fleet=discovery.fleet)
+        self._scheduler: Scheduler | None = None
+        self._reports: dict[str, CycleReport] = {}  # the last of each instance
+        self._news = asyncio.Event()
 
-    async def serve(self) -> None:
-        """Run every instance's cycles at their ticks, until cancelled."""
-        scheduler = Scheduler(
+    async def serve(self, *, notifier: Notifier | None = None, chores: Iterable[Chore] = ()) -> None:
+        """Run every instance's cycles at their ticks, until cancelled.
+
+        Args:
+            notifier: Is told how it goes, and that the scheduler's loop turns.
+            chores: What else is done beside the cycles.
+        """
+        notifier = notifier or Notifier()
+        if notifier.listens:
+            chores = [*chores, Chore(name="status", every=timedelta(0), run=partial(self._tell, notifier))]
+        self._scheduler = scheduler = Scheduler(
             cycle=self._cycle,
             clock=self._clock,
             last_ticks=self._last_ticks,
@@ -92,7 +115,10 @@ class Service:
             chores=[
                 Chore(name="retention", every=HOUR, run=self._prune),
                 Chore(name="stream", every=HOUR, run=self._catch_up),
+                *chores,
             ],
+            beat=notifier.beat,
+            beat_every=notifier.beat_every,
         )
         named = self._settings.fleet()
         log.info("service.started", version=__version__, instances=len(named), clouds=len(self._settings.clouds))
@@ -100,6 +126,54 @@ class Service:
             await scheduler.serve(named)
         finally:
             log.info("service.stopped")
+
+    async def reload(self, settings: Settings) -> None:
+        """Go by other settings, without a break: what they leave as it is goes on undisturbed.
+
+        Each running cycle ends by the settings and the account that it began with. The cycles of instances that change
+        or go are cancelled.
+
+        Raises:
+            ConfigError: They cannot be used, or not without a restart. Then all stays as it is.
+        """
+        _refuse_what_needs_a_restart(self._settings, settings)
+        line = await self._accounts.prepared(settings)
+        changes = difference(self._settings, settings)
+        self._settings = settings
+        self._take_over(settings)
+        self._accounts.adopt(line)
+        self._discovery.take_over(settings, apis={name: one.api for name, one in self._accounts.all().items()})
+        if self._scheduler is not None:
+            self._scheduler.again("discovery", every=settings.schedule.refresh)
+            self._scheduler.update(self._discovery.fleet())
+        self._news.set()
+        log.info("config.reloaded", **changes)
+
+    def _take_over(self, settings: Settings) -> None:
+        storage, stream = settings.storage, settings.stream
+        self._archive.store.take_over(
+            keep_free=storage.keep_free, fresh_for=settings.export.fresh_for, checks=_checks(settings)
+        )
+        self._streams.take_over(stream.rotate)
+        self._archive.retention.take_over(storage, streamed=stream.enabled)
+        self._archive = replace(self._archive, streams=self._streams if stream.enabled else None)
+        self._collector.take_over(settings, archive=self._archive)
+        self._collector.habits.take_over(fresh_for=settings.export.fresh_for)
+        self._tempo.take_over(settings)
+
+    async def _tell(self, notifier: Notifier) -> None:
+        """Tell how it goes: a second after there is news, or half a minute after the last time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_AT_LEAST_EVERY_S):
+                await self._news.wait()
+        await self._clock.sleep(NEWS_TOGETHER_S)
+        self._news.clear()
+        notifier.status(self._headline())
+
+    def _headline(self) -> str:
+        names = {instance.name for instance in self._discovery.fleet()}
+        tick = self._scheduler.next_tick() if self._scheduler else None
+        return summary(names, self._reports, next_at=tick[1] if tick else None)
 
     async def fleet(self) -> tuple[Instance, ...]:
         """Give all instances there are now, those that have to be discovered too; see ``unlisted``."""
@@ -124,6 +198,8 @@ class Service:
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
         report = await self._collector.collect(instance, tick=tick)
         self._tempo.heard(instance, report, tick=tick)
+        self._reports[instance.name] = report
+        self._news.set()
 
     async def _prune(self) -> None:
         try:
@@ -178,7 +254,7 @@ async def opened(
         StorageError: The disk refuses.
     """
     async with AsyncExitStack() as stack:
-        archive = await _archive(settings, clock=clock, stack=stack)
+        archive, streams = await _archive(settings, clock=clock, stack=stack)
         accounts = await _accounts(settings, clock=clock, progress=progress, redact=redact, stack=stack)
         roster, last_ticks = Roster(), await archive.ledger.last_ticks()
         collector = Collector(
@@ -191,13 +267,15 @@ async def opened(
             habits=Habits(await archive.ledger.habits(), fresh_for=settings.export.fresh_for),
             last_ticks=last_ticks,
         )
-        apis = {name: account.api for name, account in accounts.items()}
+        apis = {name: account.api for name, account in accounts.all().items()}
         discovery = Discovery(
             apis=apis, settings=settings, roster=roster, ledger=archive.ledger, gone=collector.note_gone
         )
         yield Service(
             settings=settings,
             archive=archive,
+            streams=streams,
+            accounts=accounts,
             collector=collector,
             discovery=discovery,
             clock=clock,
@@ -215,7 +293,7 @@ async def archive_of(settings: Settings, *, clock: Clock) -> AsyncIterator[Archi
         StorageError: The disk refuses.
     """
     async with AsyncExitStack() as stack:
-        archive = await _archive(settings, clock=clock, stack=stack)
+        archive, _ = await _archive(settings, clock=clock, stack=stack)
         await archive.recovery.whole()
         yield archive
 
@@ -260,7 +338,7 @@ async def seen(settings: Settings, *, clock: Clock, redact: Callable[[str], None
     """
     async with AsyncExitStack() as stack:
         accounts = await _accounts(settings, clock=clock, progress=Silent(), redact=redact, stack=stack)
-        listings = {name: await account.api.instances() for name, account in accounts.items()}
+        listings = {name: await account.api.instances() for name, account in accounts.all().items()}
         return judge(settings, listings, names={})
 
 
@@ -271,13 +349,61 @@ async def _accounts(
     progress: Progress,
     redact: Callable[[str], None],
     stack: AsyncExitStack,
-) -> dict[str, Account]:
-    slots = asyncio.Semaphore(settings.download.concurrent)
-    accounts = {}
-    for name, cloud in settings.clouds.items():
-        build = _Builder(name, cloud, settings=settings, clock=clock, stack=stack)
-        accounts[name] = await build.account(slots=slots, progress=progress, redact=redact)
+) -> Accounts:
+    accounts = Accounts(partial(_line, clock=clock, progress=progress, redact=redact))
+    stack.push_async_callback(accounts.close)
+    accounts.adopt(await accounts.prepared(settings))
     return accounts
+
+
+async def _line(
+    settings: Settings, before: Line, *, clock: Clock, progress: Progress, redact: Callable[[str], None]
+) -> Line:
+    """Build the accounts of all clouds; what was built from the same before is taken over."""
+    entries: dict[str, Entry] = {}
+    same = before.slots is not None and before.download == settings.download
+    slots = before.slots if same and before.slots else asyncio.Semaphore(settings.download.concurrent)
+    async with AsyncExitStack() as undo:
+        for name, cloud in settings.clouds.items():
+            known, built_of = before.entries.get(name), _built_of(cloud, settings)
+            stays = known if known and known.built_of == built_of else None
+            if stays and same:
+                entries[name] = stays
+                continue
+            calls, files = stays.calls if stays else Connections(), Connections()
+            undo.push_async_callback(files.aclose)
+            if stays is None:
+                undo.push_async_callback(calls.aclose)
+            build = _Builder(name, cloud, settings=settings, clock=clock, stack=calls)
+            account = stays.account if stays else await build.account(redact)
+            account = await build.with_downloader(account, files, slots=slots, progress=progress)
+            entries[name] = Entry(account=account, built_of=built_of, calls=calls, files=files)
+        undo.pop_all()
+    return Line(entries=entries, download=settings.download, slots=slots)
+
+
+def _built_of(cloud: Cloud, settings: Settings) -> tuple[object, ...]:
+    """Give all that an account's calls are built from: another certificate in the same file counts too."""
+    try:
+        certificates = cloud.ca_file.read_bytes() if cloud.ca_file else b""
+    except OSError:  # whoever builds it says so
+        certificates = None
+    return cloud, settings.download.connect_timeout, certificates
+
+
+def _refuse_what_needs_a_restart(before: Settings, after: Settings) -> None:
+    fixed = {
+        "storage.directory": (before.storage.directory, after.storage.directory),
+        "storage.state": (before.storage.state, after.storage.state),
+    }
+    text = "cannot change while ddslogd runs: restart for it"
+    complaints = [Complaint(line=0, column=0, path=path, text=text) for path, (old, new) in fixed.items() if old != new]
+    if complaints:
+        raise ConfigError("the configuration", complaints)
+
+
+def _checks(settings: Settings) -> Checks:
+    return Checks(md5=settings.download.verify == "md5", sha256=settings.storage.sha256)
 
 
 async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Store, Ledger, Recovery]:
@@ -287,7 +413,7 @@ async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
         storage.directory,
         keep_free=storage.keep_free,
         fresh_for=settings.export.fresh_for,
-        checks=Checks(md5=settings.download.verify == "md5", sha256=storage.sha256),
+        checks=_checks(settings),
     )
     stack.callback(store.close)
     await asyncio.to_thread(store.open, clock.now())
@@ -308,12 +434,14 @@ async def _storage(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
     return store, ledger, recovery
 
 
-async def _archive(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> Archive:
+async def _archive(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Archive, Streams]:
+    """Open all that is on disk; the streams are there also where they are not enabled, and may be later."""
     storage, stream = settings.storage, settings.stream
     store, ledger, recovery = await _storage(settings, clock=clock, stack=stack)
-    streams = Streams(storage.directory, ledger=ledger, rotate=stream.rotate, clock=clock) if stream.enabled else None
+    streams = Streams(storage.directory, ledger=ledger, rotate=stream.rotate, clock=clock)
     retention = Retention(storage, ledger=ledger, streamed=stream.enabled, clock=clock)
-    return Archive(store=store, ledger=ledger, recovery=recovery, streams=streams, retention=retention)
+    used = streams if stream.enabled else None
+    return Archive(store=store, ledger=ledger, recovery=recovery, streams=used, retention=retention), streams
 
 
 def _origin(instance: Instance | None, name: str, settings: Settings) -> Origin:
@@ -334,6 +462,15 @@ def _claim_state(settings: Settings, stack: AsyncExitStack) -> None:
         stack.callback(os.close, claim(storage.state))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calls:
+    """An account without what fetches files."""
+
+    api: Api
+    rule: LinkRule
+    skew: Skew
+
+
 class _Builder:
     """Builds the parts of one cloud."""
 
@@ -345,18 +482,10 @@ class _Builder:
         self._stack = stack
         self._skew = Skew()
 
-    async def account(self, *, slots: asyncio.Semaphore, progress: Progress, redact: Callable[[str], None]) -> Account:
-        cloud, download = self._cloud, self._settings.download
-        connect = partial(
-            new_session,
-            ca_file=cloud.ca_file,
-            proxy=cloud.proxy,
-            connect_timeout_s=download.connect_timeout.total_seconds(),
-        )
-        session = await self._stack.enter_async_context(connect(read_timeout_s=REQUEST_TIMEOUT_S))
-        store = await self._stack.enter_async_context(
-            connect(read_timeout_s=download.stall_timeout.total_seconds(), most_connections=0)  # there are slots
-        )
+    async def account(self, redact: Callable[[str], None]) -> _Calls:
+        """Build what makes calls."""
+        cloud = self._cloud
+        session = await self._stack.enter_async_context(self._connect(read_timeout_s=REQUEST_TIMEOUT_S))
         http = Http(session, clock=self._clock, skew=self._skew)
         endpoint = cloud.dds_endpoint
         api = Api(
@@ -365,18 +494,32 @@ class _Builder:
             credentials=await self._credentials(http, redact),
             budget=self._budget(self._name, cloud.calls_per_minute),
         )
-        downloader = Downloader(
-            session=store,
-            slots=slots,
-            settings=download,
-            clock=self._clock,
-            skew=self._skew,
-            progress=progress,
-        )
         parts = urlsplit(endpoint)
         on_loopback = parts.scheme == "http" and links.is_loopback(parts.hostname or "")
         rule = LinkRule(hosts=cloud.allowed_link_hosts, plain_http=on_loopback)
-        return Account(api=api, downloader=downloader, rule=rule, skew=self._skew)
+        return _Calls(api=api, rule=rule, skew=self._skew)
+
+    async def with_downloader(
+        self, calls: _Calls | Account, stack: AsyncExitStack, *, slots: asyncio.Semaphore, progress: Progress
+    ) -> Account:
+        """Build what fetches files beside what makes calls."""
+        download = self._settings.download
+        store = await stack.enter_async_context(
+            self._connect(read_timeout_s=download.stall_timeout.total_seconds(), most_connections=0)  # there are slots
+        )
+        downloader = Downloader(
+            session=store, slots=slots, settings=download, clock=self._clock, skew=calls.skew, progress=progress
+        )
+        return Account(api=calls.api, downloader=downloader, rule=calls.rule, skew=calls.skew)
+
+    def _connect(self, *, read_timeout_s: float, most_connections: int = MOST_CALLS) -> aiohttp.ClientSession:
+        return new_session(
+            ca_file=self._cloud.ca_file,
+            proxy=self._cloud.proxy,
+            connect_timeout_s=self._settings.download.connect_timeout.total_seconds(),
+            read_timeout_s=read_timeout_s,
+            most_connections=most_connections,
+        )
 
     async def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
         identity = IdentityService(

@@ -73,6 +73,10 @@ class Tempo:
         self._fleet = fleet
         self._paces: dict[str, _Pace] = {}  # by instance; of those alone that need it
 
+    def take_over(self, settings: Settings) -> None:
+        """Go by other settings from the next cycle on."""
+        self._settings = settings
+
     def next(self, instance: Instance, last: datetime) -> datetime | None:
         """Give when the next cycle is to begin, after the tick of the last one; None: on schedule."""
         pace = self._paces.get(instance.name)

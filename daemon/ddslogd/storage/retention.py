@@ -117,6 +117,11 @@ class Retention:
         self._ran_at = EPOCH
         self._told = False  # that the shipper's books cannot be read
 
+    def take_over(self, settings: Storage, *, streamed: bool) -> None:
+        """Go by other limits from the next run on."""
+        self._settings = settings
+        self._streamed = streamed
+
     async def make_room(self) -> None:
         """Run, unless that was just done.
 

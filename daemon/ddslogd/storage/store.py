@@ -64,6 +64,12 @@ class Store:
         self._swept_at = datetime.max.replace(tzinfo=UTC)
         self._lock: int | None = None
 
+    def take_over(self, *, keep_free: int, fresh_for: timedelta, checks: Checks) -> None:
+        """Go by other settings from now on; parts that are growing keep the checks that they began with."""
+        self._keep_free = keep_free
+        self._fresh_for = fresh_for
+        self._desk.checks = checks
+
     def open(self, now: datetime) -> None:
         """Claim the directory. Blocks; called once, before anything runs.
 

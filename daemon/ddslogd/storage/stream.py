@@ -95,6 +95,10 @@ class Streams:
         self._locks: dict[str, asyncio.Lock] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
 
+    def take_over(self, rotate: Rotate) -> None:
+        """Rotate by other limits from now on."""
+        self._rotate = rotate
+
     async def catch_up(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> None:
         """Let a stream take all snapshots that wait for it, in order of their update time.
 
