@@ -1,6 +1,7 @@
 # make demo     see it work, against a cloud on loopback    make test   lint, types and tests
 # make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
 # make lock     renew .ci/requirements.lock                 make clean  remove what make made
+# make deb      a Debian package in dist/                   make test-deb  install it into a Debian, upgrade, purge
 # make bench    all that is measured:
 #   make bench-overlap  how fast an export's new part is found
 #   make bench-delta    how many bytes are fetched with delta and without
@@ -15,12 +16,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
+DEB := .venv-deb
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 SOAK_MINUTES ?= 10
 
 BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet
 
-.PHONY: demo test test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean
+.PHONY: demo test test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
@@ -30,6 +32,12 @@ test: lint
 
 test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 	$(BIN)/pytest -q -m slow tests/test_keystone.py
+
+deb: $(DEB)/.installed
+	systemd/deb/build $(DEB)/bin/python $(DEB)/bin/nfpm
+
+test-deb: $(INSTALLED) $(DEB)/.installed
+	$(BIN)/pytest -q -m slow tests/test_deb.py
 
 torture: $(INSTALLED)
 	$(BIN)/pytest -q -m slow tests/test_torture.py
@@ -73,10 +81,17 @@ $(KEYSTONE)/.installed: .ci/keystone.txt
 	$(KEYSTONE)/bin/pip install --quiet --disable-pip-version-check -r .ci/keystone.txt
 	touch $@
 
+$(DEB)/.installed: .ci/deb.txt
+	$(PYTHON) -m venv $(DEB)
+	$(DEB)/bin/pip install --quiet --disable-pip-version-check -r .ci/deb.txt
+	touch $@
+
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev --extra speed --upgrade pyproject.toml -o .ci/requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra speed --constraint .ci/requirements.lock pyproject.toml -o .ci/runtime.lock
 
 clean:
-	rm -rf $(VENV) $(KEYSTONE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(KEYSTONE) $(DEB) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
