@@ -31,7 +31,7 @@ LAYERS: tuple[set[str], ...] = (
     {"cloud.http", "cloud.budget"},
     {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem"},
     {"cloud.identity", "storage.window", "storage.database"},
-    {"storage.publisher"},
+    {"storage.publisher", "storage.standing"},
     {"storage.part"},
     {"storage.store"},
     {"cloud.api", "cloud.tokens", "cloud.keys"},
@@ -46,6 +46,7 @@ LAYERS: tuple[set[str], ...] = (
     {"roster", "habits", "tempo"},
     {"scheduler", "collector", "discovery", "operate.listing", "reload"},
     {"accounts"},
+    {"operate.status"},
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},
     {"demo"},

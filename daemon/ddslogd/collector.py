@@ -437,7 +437,8 @@ class _Cycle:
                 return Unchanged(file=file, fetched=part.received)
             await ledger.promise(snapshot, even_if_same=True)
         first_at, last_at = await part.publish()
-        await ledger.enter(replace(snapshot, first_at=first_at, last_at=last_at))
+        snapshot = replace(snapshot, first_at=first_at, last_at=last_at)
+        await ledger.enter(snapshot)
         return Stored(snapshot=snapshot, fetched=part.received)
 
     def _snapshot(self, link: Link, key: str, part: Part, fetched: Fetched, *, began_at: datetime) -> Snapshot:

@@ -14,7 +14,7 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from itertools import count
+from itertools import count, pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
 from zoneinfo import ZoneInfo
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 EPOCH = datetime.fromtimestamp(0, UTC)
 INSTANT = timedelta(milliseconds=1)
 """Ticks lie on whole ones: the ledger keeps no finer time, and what it rounded must not lie before its tick."""
+A_WEEK = timedelta(days=8)
+LEAST_TICKS, MOST_TICKS = 13, 1000
 LARGEST_SKEW = timedelta(days=36_500)
 """A server that says more is a century off: adding that to our time could leave the calendar."""
 
@@ -119,6 +121,14 @@ def next_tick(schedule: Every | Cron, *, after: datetime, key: str) -> datetime:
             # In the hour that is there twice, cronsim first gives the tick of that hour's first time: it is over.
             ticks = (tick.astimezone(UTC) for tick in CronSim(expression, local))
             return next(tick for tick in ticks if tick > after)
+
+
+def longest_gap(schedule: Cron, *, after: datetime) -> timedelta:
+    """Give the longest time between two of the ticks after a moment: of a week and more, or of a year of rare ones."""
+    ticks = [next_tick(schedule, after=after, key="")]
+    while len(ticks) < LEAST_TICKS or (ticks[-1] - ticks[0] < A_WEEK and len(ticks) < MOST_TICKS):
+        ticks.append(next_tick(schedule, after=ticks[-1], key=""))
+    return max(later - tick for tick, later in pairwise(ticks))
 
 
 def due(schedule: Every | Cron, *, last: datetime | None, now: datetime, key: str) -> datetime:

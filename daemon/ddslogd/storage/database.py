@@ -151,6 +151,20 @@ MIGRATIONS = (
     ALTER TABLE snapshots ADD COLUMN delta INTEGER NOT NULL DEFAULT 0;  -- 1: fetched but for what was held of it
     ALTER TABLE snapshots ADD COLUMN fetched INTEGER;                   -- bytes that crossed the wire for it
     """,
+    """
+    ALTER TABLE cycles ADD COLUMN new_bytes INTEGER NOT NULL DEFAULT 0; -- in streams
+    CREATE TABLE standings (                -- how each instance stands after its last cycle
+        instance   TEXT PRIMARY KEY,
+        cycle      INTEGER NOT NULL,        -- id of the last one
+        good_ms    INTEGER,                 -- the end of the last good one; NULL: there was none
+        quiet      INTEGER NOT NULL,        -- good ones in a row that brought no new line
+        newest_ms  INTEGER,                 -- the newest time in its snapshots' lines
+        new_bytes  TEXT NOT NULL            -- JSON: in streams, of the last ones that asked for an export, oldest first
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO standings
+        SELECT instance, max(id), max(CASE WHEN outcome IN ('ok', 'nothing') THEN finished_ms END), 0, NULL, '[]'
+        FROM cycles GROUP BY instance;
+    """,
 )
 VERSION = len(MIGRATIONS)
 # Checking reads the whole file: done in a blink up to here, and in minutes on a slow disk where it has grown huge.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.grouped import Grouped
 from ddslogd.models import Failed, Habit, LogFile, LogKind, Snapshot, Stored, Superseded, Unchanged
-from ddslogd.storage import database, layout
+from ddslogd.storage import database, layout, standing
 from ddslogd.storage.database import moment_of, moment_or_none, ms_of, ms_or_none
 from ddslogd.storage.filesystem import disk
 
@@ -311,14 +311,14 @@ class Ledger:
         return await self.run(ask)
 
     async def forget_instances(self, known: set[str]) -> None:
-        """Forget what failed, which nodes there were and how exports went, of all instances but these."""
-        everywhere = "SELECT instance FROM failures UNION SELECT instance FROM nodes UNION SELECT instance FROM exports"
+        """Forget what failed, which nodes there were, how exports went and it stood, of all instances but these."""
+        tables = ("failures", "nodes", "exports", "standings")
+        everywhere = " UNION ".join(f"SELECT instance FROM {table}" for table in tables)  # noqa: S608  # constants
 
         def write(db: sqlite3.Connection) -> None:
             others = [(instance,) for (instance,) in db.execute(everywhere).fetchall() if instance not in known]
-            db.executemany("DELETE FROM failures WHERE instance = ?", others)
-            db.executemany("DELETE FROM nodes WHERE instance = ?", others)
-            db.executemany("DELETE FROM exports WHERE instance = ?", others)
+            for table in tables:
+                db.executemany(f"DELETE FROM {table} WHERE instance = ?", others)  # noqa: S608  # constants
 
         await self.run(write)
 
@@ -490,9 +490,9 @@ def _same_as_last(db: sqlite3.Connection, snapshot: Snapshot) -> str | None:
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:
-    db.execute(
+    entered = db.execute(
         "INSERT INTO cycles (instance, tick_ms, started_ms, finished_ms, outcome, stored, unchanged, failed,"
-        " stored_bytes, fetched_bytes, error, error_kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " stored_bytes, fetched_bytes, error, error_kind, new_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             report.instance,
             ms_of(tick),
@@ -506,8 +506,10 @@ def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) ->
             report.fetched_bytes,
             report.error,
             report.error_kind,
+            report.new_bytes,
         ),
     )
+    standing.note(db, report, cycle=entered.lastrowid or 0)
     db.execute(
         "DELETE FROM cycles WHERE instance = ? AND id <= (SELECT id FROM cycles WHERE instance = ? ORDER BY id DESC"
         " LIMIT 1 OFFSET ?)",
