@@ -28,7 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"patience", "values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
-    {"cloud.http", "cloud.budget"},
+    {"cloud.http", "cloud.budget", "cloud.tally"},
     {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem"},
     {"cloud.identity", "storage.window", "storage.database"},
     {"storage.publisher", "storage.standing"},
@@ -47,6 +47,8 @@ LAYERS: tuple[set[str], ...] = (
     {"scheduler", "collector", "discovery", "operate.listing", "reload"},
     {"accounts"},
     {"operate.status"},
+    {"operate.activity"},
+    {"operate.observer"},
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},
     {"demo"},

@@ -394,8 +394,8 @@ class SlowTransfers(Silent):
         self.take = timedelta()
         self._bed = bed
 
-    def began(self, file: LogFile, total: int | None, at: int) -> None:
-        del file, total, at
+    def began(self, file: LogFile, total: int | None, at: int, *, resumed: bool) -> None:
+        del file, total, at, resumed
         self._bed.clock.time += self.take
 
 

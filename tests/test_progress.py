@@ -74,7 +74,7 @@ def test_a_cycle_is_told_with_each_failure_and_its_sum() -> None:
 def test_on_a_terminal_a_transfer_has_a_bar() -> None:
     shown = console(terminal=True)
     with Bars(shown) as bars:
-        bars.began(FILE, 1_500_000, 0)
+        bars.began(FILE, 1_500_000, 0, resumed=False)
         bars.advanced(FILE, 750_000)
         bars._progress.refresh()
 
@@ -84,7 +84,7 @@ def test_on_a_terminal_a_transfer_has_a_bar() -> None:
 def test_a_bar_that_has_ended_leaves_its_line() -> None:
     shown = console(terminal=True)
     with Bars(shown) as bars:
-        bars.began(FILE, 1_500_000, 0)
+        bars.began(FILE, 1_500_000, 0, resumed=False)
         bars.ended(FILE, Stored(snapshot=SNAPSHOT, fetched=1))
         left = bars._progress.tasks
 

@@ -44,8 +44,10 @@ from ddslogd.values import (
     CronExpression,
     Duration,
     EnvironmentName,
+    HostName,
     HostPattern,
     InstanceId,
+    ListenAddress,
     MetadataAddress,
     Name,
     NodeId,
@@ -419,6 +421,44 @@ class Storage(Section):
     """Whether the ledger holds a SHA-256 of each file beside its MD5; costs a second pass of arithmetic, no reading."""
 
 
+class Health(Section):
+    """What counts as fresh."""
+
+    target_factor: float = Field(default=2.0, ge=1, le=100)
+    """An instance is stale once its last good cycle is older than so many times its schedule's usual interval."""
+
+    @field_validator("target_factor", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        if isinstance(value, bool | str):
+            raise complaint("must be a number, as 2 or 1.5")
+        return value
+
+
+class Web(Section):
+    """The page, the metrics and the checks of health, over HTTP; nothing can be changed there."""
+
+    enabled: bool = Field(default=True, strict=True)
+    """Whether they are served."""
+    listen: ListenAddress = "127.0.0.1:9464"
+    """Address and port, as 127.0.0.1:9464 or [::1]:9464. Whoever reaches it can read it: there is no login."""
+    hosts: tuple[HostName, ...] = ()
+    """By which names it may be asked for, beside loopback's and addresses; others are refused (DNS rebinding)."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Give host and port to listen on."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def url(self) -> str:
+        """Give where a program on this host finds it."""
+        host, port = self.address
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+        return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+
+
 def _kinds_once(kinds: tuple[LogKind, ...]) -> tuple[LogKind, ...]:
     if len(set(kinds)) < len(kinds):
         raise complaint("names a kind twice")
@@ -505,6 +545,8 @@ class Settings(Section):
     download: Download = Field(default_factory=Download)
     storage: Storage = Field(default_factory=Storage)
     stream: Stream = Field(default_factory=Stream)
+    health: Health = Field(default_factory=Health)
+    web: Web = Field(default_factory=Web)
     instances: tuple[Entry, ...] = Field(min_length=1)
     """The instances whose logs are collected: each named, or found by what they are like."""
 

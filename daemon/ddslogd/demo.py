@@ -99,8 +99,8 @@ class _Count:
         self._left = Counter(dict.fromkeys(instances, CYCLES))
         self.enough = asyncio.Event()
 
-    def began(self, file: LogFile, total: int | None, at: int) -> None:
-        self._shown.began(file, total, at)
+    def began(self, file: LogFile, total: int | None, at: int, *, resumed: bool) -> None:
+        self._shown.began(file, total, at, resumed=resumed)
 
     def advanced(self, file: LogFile, size: int) -> None:
         self._shown.advanced(file, size)

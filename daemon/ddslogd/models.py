@@ -495,8 +495,11 @@ class CycleReport:
 class Progress(Protocol):
     """Who watches transfers as they run: a progress bar, or nobody."""
 
-    def began(self, file: LogFile, total: int | None, at: int) -> None:
-        """Hear that a transfer of ``file`` begins at byte ``at`` of ``total`` (None: not known)."""
+    def began(self, file: LogFile, total: int | None, at: int, *, resumed: bool) -> None:
+        """Hear that a transfer of ``file`` begins at byte ``at`` of ``total`` (None: not known).
+
+        ``resumed``: it goes on with what an earlier request had left, not only with what an older file held.
+        """
 
     def advanced(self, file: LogFile, size: int) -> None:
         """Hear that ``size`` more bytes are on disk."""

@@ -89,6 +89,7 @@ class Scheduler:
         self._ask_fleet = fleet
         self._most_cycles = most_cycles
         self._fleet: dict[str, Instance] = {}  # by name, as _running
+        self._known_since: dict[str, datetime] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._agenda: list[tuple[datetime, int, Instance]] = []  # a heap: when to look at an instance
         self._number = count()
@@ -114,11 +115,14 @@ class Scheduler:
         wanted = {instance.name: instance for instance in instances}
         for name in [name for name, instance in self._fleet.items() if wanted.get(name) != instance]:
             del self._fleet[name]
+            if name not in wanted:
+                del self._known_since[name]
             if name in self._running:
                 self._running[name].cancel()
         for name, instance in wanted.items():
             if name not in self._fleet:
                 self._fleet[name] = instance
+                self._known_since.setdefault(name, self._clock.now())
                 self._enter(instance)
 
     def again(self, name: str, *, every: timedelta) -> None:
@@ -133,6 +137,23 @@ class Scheduler:
         waiting = ((at, one.name) for at, _, one in self._agenda if self._fleet.get(one.name) == one)
         first = min(waiting, default=None)
         return (first[1], first[0]) if first else None
+
+    def next_ticks(self) -> dict[str, datetime]:
+        """Give when each instance is looked at next, by its name; not of those whose cycle is running."""
+        ticks: dict[str, datetime] = {}
+        for at, _, instance in self._agenda:
+            if self._fleet.get(instance.name) is instance and instance.name not in self._running:
+                ticks[instance.name] = min(at, ticks.get(instance.name, at))
+        now = self._clock.now()
+        return ticks | {one.name: now for held in self._held.values() for one in held if one.name not in ticks}
+
+    def running(self) -> frozenset[str]:
+        """Give the names of the instances whose cycle is running."""
+        return frozenset(self._running)
+
+    def known_since(self) -> dict[str, datetime]:
+        """Give when each instance of the fleet was heard of, by its name."""
+        return dict(self._known_since)
 
     async def _repeat(self, chore: Chore) -> None:
         while True:

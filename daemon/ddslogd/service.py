@@ -23,6 +23,7 @@ from ddslogd.cloud.http import MOST_CALLS, REQUEST_TIMEOUT_S, Http, new_session
 from ddslogd.cloud.identity import IdentityService
 from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
 from ddslogd.cloud.metadata import MetadataService
+from ddslogd.cloud.tally import Tally
 from ddslogd.cloud.tokens import GivenToken, PasswordLogin
 from ddslogd.cloud.wire import ProjectName
 from ddslogd.collector import Account, Archive, Collector
@@ -31,7 +32,11 @@ from ddslogd.discovery import Discovery, judge
 from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.habits import Habits
 from ddslogd.operate.notify import Notifier, summary
+from ddslogd.operate import status
+from ddslogd.operate.activity import Activity, LoopLag
+from ddslogd.operate.observer import KEPT_S, Daemon, Observer
 from ddslogd.operate.progress import Silent
+from ddslogd.operate.status import Live
 from ddslogd.pacing import Skew
 from ddslogd.reload import difference
 from ddslogd.roster import Roster
@@ -81,7 +86,12 @@ class Service:
         discovery: Discovery,
         clock: Clock,
         last_ticks: Mapping[str, datetime],
+        activity: Activity,
     ) -> None:
+        self._activity = activity
+        self._lag = LoopLag()
+        self._scheduler: Scheduler | None = None
+        self._started_at = clock.now()
         self._settings = settings
         self._archive = archive
         self._streams = streams
@@ -91,7 +101,6 @@ class Service:
         self._clock = clock
         self._last_ticks = last_ticks
         self._tempo = Tempo(settings=settings, fleet=discovery.fleet)
-        self._scheduler: Scheduler | None = None
         self._reports: dict[str, CycleReport] = {}  # the last of each instance
         self._news = asyncio.Event()
 
@@ -123,7 +132,9 @@ class Service:
         named = self._settings.fleet()
         log.info("service.started", version=__version__, instances=len(named), clouds=len(self._settings.clouds))
         try:
-            await scheduler.serve(named)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._lag.probe(), name="loop lag")
+                await scheduler.serve(named)
         finally:
             log.info("service.stopped")
 
@@ -175,6 +186,33 @@ class Service:
         tick = self._scheduler.next_tick() if self._scheduler else None
         return summary(names, self._reports, next_at=tick[1] if tick else None)
 
+    def observer(self, *, kept_s: float = KEPT_S) -> Observer:
+        """Give who looks at this service."""
+        daemon = Daemon(
+            settings=lambda: self._settings,
+            fleet=self._discovery.fleet,
+            live=self._live,
+            parts=self._archive.store.parts,
+            tallies=lambda: {name: account.api.tally for name, account in self._accounts.all().items()},
+            activity=self._activity,
+        )
+        return Observer(daemon, clock=self._clock, kept_s=kept_s)
+
+    def _live(self) -> Live:
+        scheduler, unlisted = self._scheduler, self._discovery.unlisted()
+        return Live(
+            started_at=self._started_at,
+            known_since=scheduler.known_since() if scheduler else {},
+            next_ticks=scheduler.next_ticks() if scheduler else {},
+            running=frozenset(self._collector.busy),
+            clouds=tuple(
+                _seen_of(name, account.api, self._settings.clouds[name], now=self._clock.now(), unlisted=unlisted)
+                for name, account in self._accounts.all().items()
+            ),
+            transfers=self._activity.transfers(),
+            loop_lag_s=self._lag.seconds,
+        )
+
     async def fleet(self) -> tuple[Instance, ...]:
         """Give all instances there are now, those that have to be discovered too; see ``unlisted``."""
         if any(self._settings.discover_entries(cloud) for cloud in self._settings.clouds):
@@ -196,7 +234,10 @@ class Service:
         return [task.result() for task in tasks]
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
-        report = await self._collector.collect(instance, tick=tick)
+        try:
+            report = await self._collector.collect(instance, tick=tick)
+        finally:
+            self._activity.over(instance.name)
         self._tempo.heard(instance, report, tick=tick)
         self._reports[instance.name] = report
         self._news.set()
@@ -255,6 +296,7 @@ async def opened(
     """
     async with AsyncExitStack() as stack:
         archive, streams = await _archive(settings, clock=clock, stack=stack)
+        progress = activity = Activity(clock, progress)
         accounts = await _accounts(settings, clock=clock, progress=progress, redact=redact, stack=stack)
         roster, last_ticks = Roster(), await archive.ledger.last_ticks()
         collector = Collector(
@@ -280,6 +322,7 @@ async def opened(
             discovery=discovery,
             clock=clock,
             last_ticks=last_ticks,
+            activity=activity,
         )
 
 
@@ -451,6 +494,23 @@ def _origin(instance: Instance | None, name: str, settings: Settings) -> Origin:
     return Origin(schedule=instance.schedule, key=instance.id)
 
 
+def _seen_of(name: str, api: Api, cloud: Cloud, *, now: datetime, unlisted: Mapping[str, str]) -> status.Cloud:
+    """Give what is to be said of an account."""
+    budget = api.budget
+    pause_s = budget.pause_left_s
+    return status.Cloud(
+        name=name,
+        calls_per_minute=cloud.calls_per_minute,
+        left=budget.left,
+        waiting=budget.waiting,
+        throttled=api.tally.throttled,
+        paused_until=now + timedelta(seconds=pause_s) if pause_s else None,
+        credentials=api.tally.credentials.value,
+        reachable=budget.reachable,
+        unlisted=unlisted.get(name, ""),
+    )
+
+
 def _unheard(advance: Advance) -> None:
     """Take no notice: a gap is told of by the stream itself."""
 
@@ -481,6 +541,7 @@ class _Builder:
         self._clock = clock
         self._stack = stack
         self._skew = Skew()
+        self._tally = Tally()
 
     async def account(self, redact: Callable[[str], None]) -> _Calls:
         """Build what makes calls."""
@@ -493,6 +554,7 @@ class _Builder:
             http=http,
             credentials=await self._credentials(http, redact),
             budget=self._budget(self._name, cloud.calls_per_minute),
+            tally=self._tally,
         )
         parts = urlsplit(endpoint)
         on_loopback = parts.scheme == "http" and links.is_loopback(parts.hostname or "")
@@ -525,6 +587,7 @@ class _Builder:
         identity = IdentityService(
             endpoint=self._cloud.identity_endpoint,
             http=http,
+            tally=self._tally,
             budget=self._budget(f"{self._name} (logins)", LOGINS_PER_MINUTE),
         )
         match self._cloud.auth:

@@ -55,6 +55,7 @@ _FACTORS: Final[dict[str, int]] = {
 }
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
 _HOST: Final = rf"{_LABEL}(?:\.{_LABEL})*"
+_LISTEN: Final = r"(?:localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 _URL: Final = rf"(https?)://({_HOST}|\[[0-9A-Fa-f:.]+\])(?::([0-9]{{1,5}}))?/?"
 _LAST_PORT: Final = 65_535
 _CRON_FIELDS: Final = 5
@@ -203,6 +204,16 @@ def metadata_of(text: str) -> str:
     return origin
 
 
+def listen_of(text: str) -> str:
+    """Check that a port is one, and an address too."""
+    host, _, port = text.rpartition(":")
+    if int(port) > _LAST_PORT:
+        raise complaint(f"has no port: the last one is {_LAST_PORT}")
+    if host != "localhost" and not _is_address(host.strip("[]")):
+        raise complaint("must begin with an address of this host, as 127.0.0.1, 0.0.0.0 or [::1]")
+    return text
+
+
 def host_of(origin: str) -> str:
     """Give the host of an origin in lower case, an IPv6 address without its brackets."""
     match = re.fullmatch(_URL, origin)
@@ -324,6 +335,12 @@ HostPattern = Annotated[
         rf"\*\.{_LABEL}(?:\.{_LABEL})+|{_HOST}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+",
         "a host, an address, or *. and a domain of at least two labels",
     ),
+]
+HostName = Annotated[str, Matching(_HOST, "a host's name")]
+ListenAddress = Annotated[
+    str,
+    Matching(_LISTEN, "an address and a port to listen on, as 127.0.0.1:9464 or [::1]:9464"),
+    AfterValidator(listen_of),
 ]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})]
 CronExpression = Annotated[str, AfterValidator(cron_that_fires)]

@@ -105,7 +105,7 @@ class Late(Silent):
         self.seconds: list[float] = []
         self._clock = clock
 
-    def began(self, file: LogFile, total: int | None, at: int) -> None:  # noqa: ARG002  # only when
+    def began(self, file: LogFile, total: int | None, at: int, *, resumed: bool) -> None:  # noqa: ARG002  # only when
         self.seconds.append((self._clock.now() - file.updated_at).total_seconds())
 
 

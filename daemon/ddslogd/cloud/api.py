@@ -12,6 +12,7 @@ import structlog
 from ddslogd.cloud import signing, wire
 from ddslogd.cloud.budget import IN_PROGRESS
 from ddslogd.cloud.credentials import Request, Trial
+from ddslogd.cloud.tally import Tally
 from ddslogd.errors import CloudError, CredentialsRefused, Throttled, Unavailable
 from ddslogd.pacing import full_jitter
 
@@ -38,14 +39,26 @@ LONGEST_RETRY_AFTER_S = 120.0  # what a server asks for beyond that is not belie
 THROTTLED_WAIT_S = 10.0  # the gateway counts by the minute and sends no Retry-After. APIGW.0308
 
 
-class Api:
-    """One account in one region."""
+_NAMES = {"POST": "export", "GET": "list"}
+"""What counts call the calls, by their method."""
 
-    def __init__(self, *, endpoint: str, http: Http, credentials: Credentials, budget: Budget) -> None:
+
+class Api:
+    """One account in one region.
+
+    Attributes:
+        budget: Of its calls.
+        tally: What has happened on it.
+    """
+
+    def __init__(
+        self, *, endpoint: str, http: Http, credentials: Credentials, budget: Budget, tally: Tally | None = None
+    ) -> None:
+        self.budget = budget
+        self.tally = tally or Tally()
         self._endpoint = endpoint
         self._http = http
         self._credentials = credentials
-        self._budget = budget
         self._trial = Trial()
 
     def now(self) -> datetime:
@@ -97,10 +110,18 @@ class Api:
     async def _retried(
         self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float, about: str
     ) -> Reply:
-        async for attempt in stamina.retry_context(on=_Patience(about), attempts=TRIES, timeout=None):
-            with attempt:
-                return await self._authenticated(method, path, body, urgency=urgency)
-        raise AssertionError  # stamina raises the last error itself
+        reply = None
+        try:
+            async for attempt in stamina.retry_context(on=_Patience(about), attempts=TRIES, timeout=None):
+                with attempt:
+                    reply = await self._authenticated(method, path, body, urgency=urgency)
+        except CloudError as exc:
+            self.tally.ended(exc)
+            raise
+        if reply is None:
+            raise AssertionError  # stamina raises the last error itself
+        self.tally.ended(None)
+        return reply
 
     async def _authenticated(self, method: str, path: Callable[[str], str], body: bytes, *, urgency: float) -> Reply:
         """Make the call; where other credentials may help, once more with them."""
@@ -124,9 +145,9 @@ class Api:
         """Make the call in its turn; give what came of it where that is a reply, or where a new proof may help."""
         proof = None
         try:
-            async with self._budget.call(urgency):
+            async with self.budget.call(urgency):
                 proof = await self._credentials.authenticate(request)  # no sooner: a signature ages
-                reply = await self._send(request, proof)
+                reply = await self._sent(request, proof)
         except CloudError as exc:
             if isinstance(exc, CredentialsRefused):
                 self._trial.refused()
@@ -136,6 +157,15 @@ class Api:
         self._trial.accepted(proof.secret)
         return proof, reply
 
+    async def _sent(self, request: Request, proof: Proof) -> Reply:
+        try:
+            reply = await self._send(request, proof)
+        except CloudError as exc:
+            self.tally.answered(_NAMES[request.method], exc)
+            raise
+        self.tally.answered(_NAMES[request.method], None)
+        return reply
+
     async def _send(self, request: Request, proof: Proof) -> Reply:
         headers = {**request.headers, **proof.headers}
         reply = await self._http.call(request.method, request.url, headers=headers, body=request.body)
@@ -144,7 +174,8 @@ class Api:
         error = wire.read_error(reply.status, reply.headers, reply.body, now=self._http.now())
         if isinstance(error, Throttled):
             asked = THROTTLED_WAIT_S if error.retry_after_s is None else error.retry_after_s
-            self._budget.pause(min(asked, LONGEST_RETRY_AFTER_S))
+            self.tally.throttled += 1
+            self.budget.pause(min(asked, LONGEST_RETRY_AFTER_S))
         log.debug(
             "api.refused", method=request.method, status=reply.status, code=error.code, request_id=error.request_id
         )

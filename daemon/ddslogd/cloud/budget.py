@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 from itertools import count
@@ -38,6 +39,11 @@ class Circuit:
         self._silent = 0
         self._probe_at = 0.0  # by the steady clock
         self._probing = False
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether calls pass."""
+        return self._silent < OPEN_AFTER
 
     def check(self) -> None:
         """Refuse at once what could not pass now.
@@ -82,6 +88,7 @@ class Budget:
 
     def __init__(self, *, calls_per_minute: int, clock: Clock, name: str) -> None:
         burst, rate = bucket(calls_per_minute)
+        self._burst = burst
         self._limiter = AsyncLimiter(burst, 60 * burst / rate)
         self._circuit = Circuit(clock=clock, name=name)
         self._clock = clock
@@ -121,6 +128,28 @@ class Budget:
         """Hand out no more turns."""
         if self._pump is not None:
             self._pump.cancel()
+
+    @property
+    def left(self) -> int:
+        """Count the calls that may be made now."""
+        if self.pause_left_s:
+            return 0
+        return bisect_left(range(1, self._burst + 1), x=True, key=lambda calls: not self._limiter.has_capacity(calls))
+
+    @property
+    def waiting(self) -> int:
+        """Count the calls that wait for their turn."""
+        return sum(not future.done() for *_, future in self._waiting)
+
+    @property
+    def pause_left_s(self) -> float:
+        """Give the seconds for which nobody calls any more, since the cloud asked for it."""
+        return max(0.0, self._resume_at - self._clock.monotonic())
+
+    @property
+    def reachable(self) -> bool:
+        """Tell whether the account answers."""
+        return self._circuit.closed
 
     async def _turn(self, urgency: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

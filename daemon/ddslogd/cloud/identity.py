@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from ddslogd.cloud import signing, wire
 from ddslogd.cloud.budget import IN_PROGRESS
 from ddslogd.cloud.credentials import Request
+from ddslogd.cloud.tally import Tally
+from ddslogd.errors import CloudError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     from ddslogd.cloud.credentials import Proof
     from ddslogd.cloud.http import Http, Reply
 
+_CREATED = 201  # the one answer to a login that holds a token
+
 
 class IdentityService:
     """The identity service of one cloud (IAM, which speaks Keystone v3). Nothing is repeated here."""
 
-    def __init__(self, *, endpoint: str, http: Http, budget: Budget) -> None:
+    def __init__(self, *, endpoint: str, http: Http, budget: Budget, tally: Tally | None = None) -> None:
+        self._tally = tally or Tally()
         self._endpoint = endpoint
         self._http = http
         self._budget = budget
@@ -31,7 +36,7 @@ class IdentityService:
             CloudError: One of its kinds; refused logins lock the account.
         """
         request = self._request("POST", wire.TOKEN_PATH, body)
-        return await self._send(request, headers or {}, expected=201)  # Created: the one answer that holds a token
+        return await self._counted(request, headers or {}, expected=_CREATED)
 
     async def project_of_token(self, token: str) -> str:
         """Ask for which project a token is.
@@ -40,7 +45,7 @@ class IdentityService:
             CloudError: One of its kinds; CredentialsRefused for a token that is none any more.
         """
         request = self._request("GET", wire.TOKEN_PATH, b"")
-        reply = await self._send(request, {"X-Auth-Token": token, wire.SUBJECT_TOKEN: token}, expected=200)
+        reply = await self._counted(request, {"X-Auth-Token": token, wire.SUBJECT_TOKEN: token}, expected=200)
         return wire.read_token(reply.body, request_id=reply.request_id)[1]
 
     async def project_of_name(self, name: str, authenticate: Callable[[Request], Awaitable[Proof]]) -> str:
@@ -51,7 +56,7 @@ class IdentityService:
         """
         request = self._request("GET", wire.projects_path(name), b"")
         proof = await authenticate(request)
-        reply = await self._send(request, proof.headers, expected=200)
+        reply = await self._counted(request, proof.headers, expected=200)
         return wire.read_project(reply.body, name, request_id=reply.request_id)
 
     def _request(self, method: str, path: str, body: bytes) -> Request:
@@ -65,3 +70,13 @@ class IdentityService:
             if reply.status != expected:
                 raise wire.read_error(reply.status, reply.headers, reply.body, now=self._http.now())
             return reply
+
+    async def _counted(self, request: Request, headers: Mapping[str, str], *, expected: int) -> Reply:
+        call = "login" if expected == _CREATED else "project"
+        try:
+            reply = await self._send(request, headers, expected=expected)
+        except CloudError as exc:
+            self._tally.answered(call, exc)
+            raise
+        self._tally.answered(call, None)
+        return reply

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Silent:
     """Nobody watches."""
 
-    def began(self, file: LogFile, total: int | None, at: int) -> None:
+    def began(self, file: LogFile, total: int | None, at: int, *, resumed: bool) -> None:
         """Say nothing."""
 
     def advanced(self, file: LogFile, size: int) -> None:
@@ -118,7 +118,7 @@ class Bars(Lines):
         """Give the terminal back."""
         self._progress.stop()
 
-    def began(self, file: LogFile, total: int | None, at: int) -> None:
+    def began(self, file: LogFile, total: int | None, at: int, *, resumed: bool) -> None:  # noqa: ARG002  # it shows
         """Show the transfer's bar, where it was left if it is resumed."""
         if file not in self._tasks:
             self._tasks[file] = self._progress.add_task(escape(f"{file.instance}/{file.node}"), total=total)

@@ -118,6 +118,7 @@ class Cloud:
         paused_until: The cloud asked for no call until then.
         credentials: ok, refused, untried.
         reachable: False while nobody answers.
+        unlisted: Why its list of instances could not be had, where it is needed; else empty.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Cloud:
     paused_until: datetime | None
     credentials: str
     reachable: bool
+    unlisted: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

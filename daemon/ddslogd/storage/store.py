@@ -60,7 +60,7 @@ class Store:
         self._fresh_for = fresh_for
         self._desk = Desk(checks)
         self._left: dict[Path, _Left] = {}  # by final path
-        self._lent: set[Path] = set()  # final paths of parts that are growing
+        self._lent: dict[Path, Part] = {}  # by final path: parts that are growing
         self._swept_at = datetime.max.replace(tzinfo=UTC)
         self._lock: int | None = None
 
@@ -143,7 +143,7 @@ class Store:
         """
         final = self._directory / layout.snapshot_path(file)
         part = Part(self._directory, final, desk=self._desk)
-        self._lent.add(final)
+        self._lent[final] = part
         try:
             left = self._left.pop(final, None)
             if left is not None:
@@ -156,7 +156,12 @@ class Store:
             try:
                 await self._put_aside(part, final, file.updated_at + self._fresh_for)
             finally:
-                self._lent.discard(final)
+                self._lent.pop(final, None)
+
+    def parts(self) -> tuple[Path, ...]:
+        """Give the files that are not whole yet, as far as they are known: of an instance from its first cycle on."""
+        growing = (part.path for part in self._lent.values())
+        return (*(path for path in growing if path is not None), *(left.path for left in self._left.values()))
 
     async def _put_aside(self, part: Part, final: Path, useful_until: datetime) -> None:
         if part.path is None or not part.resumable:

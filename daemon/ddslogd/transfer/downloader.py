@@ -219,7 +219,7 @@ class Downloader:
         if answer.at == 0:
             await part.begin(answer.identity)
         part.identity = answer.identity
-        self._progress.began(file, total, answer.at)
+        self._progress.began(file, total, answer.at, resumed=answer.at > part.seeded)
 
     async def _write(self, intake: Intake, part: Part, *, file: LogFile) -> None:
         while chunks := await intake.batch():
