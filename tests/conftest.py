@@ -38,6 +38,8 @@ asyncio.set_event_loop(None)
 hypothesis.settings.register_profile("ddslogd", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("ddslogd")
 
+# For a daemon that is run as a program: the default port is for one of them only.
+ANY_PORT = "web: {listen: '127.0.0.1:0'}\n"
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 

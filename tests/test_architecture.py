@@ -44,11 +44,12 @@ LAYERS: tuple[set[str], ...] = (
     {"storage.stream", "storage.retention"},
     # Floor 4: when, what, and of whom.
     {"roster", "habits", "tempo"},
-    {"scheduler", "collector", "discovery", "operate.listing", "reload"},
+    {"scheduler", "collector", "discovery", "reload"},
     {"accounts"},
     {"operate.status"},
-    {"operate.activity"},
-    {"operate.observer"},
+    {"operate.activity", "operate.listing"},
+    {"operate.observer", "operate.metrics"},
+    {"operate.web", "operate.asking"},
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},
     {"demo"},
@@ -60,6 +61,7 @@ LEVELS = {module: level for level, layer in enumerate(LAYERS) for module in laye
 # A module, or a package with all that is in it.
 KNOWN_BY: dict[str, set[str]] = {
     "aiohttp": {"cloud", "transfer", "operate.web", "sandbox"},
+    "prometheus_client": {"operate.metrics"},
     "aiofiles": {"cloud.credentials"},
     "yaml": {"config", "values", "yamltree", "storage.shippers"},  # Promtail keeps its books in YAML
     "pydantic": {"config", "values", "yamltree"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from conftest import ANY_PORT
 from ddslogd.sandbox import Sandbox, configuration, replica_set, single
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def cloud() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 def config(cloud: Sandbox, tmp_path: Path) -> Path:
     path = tmp_path / "ddslogd.yaml"
-    path.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state"))
+    path.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state") + ANY_PORT)
     return path
 
 
@@ -155,7 +156,8 @@ async def test_run_collects_until_sigterm_and_exits_0(cloud: Sandbox, config: Pa
     ended = await end(process)
 
     events = [json.loads(line)["event"] for line in ended.err.splitlines()]
-    assert (ended.status, events[0], events[-1]) == (0, "service.started", "service.stopped")
+    started, stopped = ["web.listening", "service.started"], ["service.stopped"]
+    assert (ended.status, events[:2], events[-1:]) == (0, started, stopped)
 
 
 async def test_run_stops_at_once_in_the_middle_of_a_transfer(cloud: Sandbox, config: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_example_is_valid_and_nothing_is_said_about_it() -> None:
     assert loaded.warnings == ()
 
 
-@pytest.mark.parametrize("section", ["schedule", "export", "download", "storage"])
+@pytest.mark.parametrize("section", ["schedule", "export", "download", "storage", "health", "web"])
 def test_the_example_shows_the_defaults(section: str) -> None:
     shown = getattr(config.load(CONFIG / "ddslogd.example.yaml").settings, section)
     bare = config.parse(CLOUD + INSTANCES, "f").settings

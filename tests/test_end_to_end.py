@@ -9,6 +9,7 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from conftest import ANY_PORT
 from ddslogd.sandbox import Sandbox, cluster, configuration, replica_set, single
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ async def test_two_generations_of_exports_are_on_disk_byte_for_byte(tmp_path: Pa
     backlog = timedelta(seconds=10)
     async with Sandbox(fleet=fleet, speed=SPEED, window=60_000, lines_per_second=50, backlog=backlog) as cloud:
         config = tmp_path / "ddslogd.yaml"
-        config.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state"))
+        config.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state") + ANY_PORT)
         nodes = [node.name for instance in fleet for node in instance.nodes]
         daemon = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ddslogd", "run", "-c", str(config)),

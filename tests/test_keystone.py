@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from conftest import ANY_PORT
 from ddslogd.sandbox import Sandbox, configuration, single
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ async def keystone(directory: Path) -> AsyncIterator[Keystone]:
 
 def configure(daemon: Daemon, sandbox: Sandbox, identity: Keystone) -> str:
     """Give a configuration with logins at Keystone, and a project that only its name is known of."""
-    text = configuration(sandbox, directory=daemon.logs, state=daemon.logs.with_name("state"))
+    text = configuration(sandbox, directory=daemon.logs, state=daemon.logs.with_name("state")) + ANY_PORT
     for old, new in (
         (f"iam_endpoint: {sandbox.iam_endpoint}", f"iam_endpoint: {identity.endpoint}"),
         (f'project_id: "{sandbox.project_id}"', f"project_name: {PROJECT}"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import ANY_PORT
 from ddslogd.sandbox import Sandbox, configuration, replica_set
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Torture:
         self.sandbox.faults.bytes_per_second = PACE
 
     def configure(self) -> None:
-        text = configuration(self.sandbox, directory=self.directory / "logs", state=self.directory / "state")
+        text = configuration(self.sandbox, directory=self.directory / "logs", state=self.directory / "state") + ANY_PORT
         text = text.replace("every: 20m", "every: 1s").replace("first_poll: 10s", "first_poll: 100ms")
         text = text.replace("max_poll: 30s", "max_poll: 200ms").replace(
             "calls_per_minute: 60", "calls_per_minute: 6000"

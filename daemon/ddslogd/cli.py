@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 
 from ddslogd import __version__
-from ddslogd.errors import CloudError, ConfigError, Locked, StorageError
+from ddslogd.errors import CloudError, ConfigError, Locked, NotListening, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -83,12 +83,13 @@ def commands() -> None:
 def run(path: Path, log_level: str, log_format: str) -> None:
     """Collect on schedule until SIGTERM or SIGINT; reload the configuration on SIGHUP.
 
-    Exit status 0: it was told to stop. 74: the disk refuses. 75: another ddslogd works on the directory. 78: the
-    configuration is wrong.
+    Exit status 0: it was told to stop. 1: web.listen cannot be had. 74: the disk refuses. 75: another ddslogd works on
+    the directory. 78: the configuration is wrong.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it means a reload
     from ddslogd.operate.notify import Notifier  # noqa: PLC0415  # heavy
     from ddslogd.operate.progress import Silent  # noqa: PLC0415  # heavy
+    from ddslogd.operate.web import listening  # noqa: PLC0415  # heavy
     from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
     from ddslogd.reload import Reloads, tell_warnings, tried  # noqa: PLC0415  # heavy
     from ddslogd.scheduler import Chore  # noqa: PLC0415  # heavy
@@ -100,10 +101,12 @@ def run(path: Path, log_level: str, log_format: str) -> None:
     tell_warnings(loaded)
 
     async def serve() -> None:
-        async with opened(loaded.settings, clock=SystemClock(), progress=Silent(), redact=redactor.add) as service:
+        async with (
+            opened(loaded.settings, clock=SystemClock(), progress=Silent(), redact=redactor.add) as service,
+            listening(loaded.settings.web, service.observer(), clean=redactor.clean),
+        ):
             reloads = Reloads(path, take_over=service.reload, notifier=notifier)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)
-            # What is to listen listens by here.
             notifier.ready()
             reload = Chore(name="reload", every=timedelta(0), run=reloads.run)
             await service.serve(notifier=notifier, chores=[reload])
@@ -194,6 +197,32 @@ def instances(path: Path, log_level: str, log_format: str, *, as_json: bool) -> 
         _end(redactor.clean(f"ddslogd: {exc}"), EXIT_FAILED)
     else:
         click.echo(json.dumps(instance_objects(verdicts), indent=2) if as_json else instance_table(verdicts))
+
+
+@commands.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(path: Path, *, as_json: bool) -> None:
+    """Say how fresh each instance's logs are, and whose turn it is where they are not.
+
+    Asks the running daemon, by web.listen; where none answers, the ledger says how it stood in the end.
+
+    Exit status 0: no instance is stale. 1: one is. 74: the ledger cannot be read. 78: the configuration is wrong.
+    """
+    from rich.console import Console  # noqa: PLC0415  # heavy
+
+    from ddslogd import config  # noqa: PLC0415  # heavy
+    from ddslogd.operate import asking  # noqa: PLC0415  # heavy
+    from ddslogd.operate.listing import WIDTH, status_text  # noqa: PLC0415  # heavy
+
+    found = asking.status(config.load(path).settings, now=datetime.now(UTC))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        console = Console()
+        status_text(found, console if console.is_terminal else Console(width=WIDTH))
+    if found["stale"]:
+        sys.exit(EXIT_FAILED)
 
 
 @commands.command()
@@ -361,7 +390,7 @@ def demo(*, keep: bool, directory: Path | None, log_level: str, log_format: str)
     from ddslogd.demo import run_demo  # noqa: PLC0415  # heavy
 
     redactor = _events(log_level, log_format)
-    whole = _until_signal(run_demo(keep=keep, directory=directory, redact=redactor.add))
+    whole = _until_signal(run_demo(keep=keep, directory=directory, redact=redactor.add, clean=redactor.clean))
     sys.exit(0 if whole in {True, None} else EXIT_FAILED)
 
 
@@ -373,6 +402,8 @@ def main() -> None:
         _end(str(exc), EXIT_CONFIG)
     except Locked as exc:
         _end(f"ddslogd: {exc}", EXIT_LOCKED)
+    except NotListening as exc:
+        _end(f"ddslogd: {exc}", EXIT_FAILED)
     except StorageError as exc:
         _end(f"ddslogd: {exc}", EXIT_DISK)
 

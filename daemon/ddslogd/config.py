@@ -452,11 +452,10 @@ class Web(Section):
         return host.strip("[]"), int(port)
 
     @property
-    def url(self) -> str:
-        """Give where a program on this host finds it."""
+    def reached(self) -> tuple[str, int]:
+        """Give the host and port at which a program on this host finds it."""
         host, port = self.address
-        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
-        return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104  # compared, not bound
 
 
 def _kinds_once(kinds: tuple[LogKind, ...]) -> tuple[LogKind, ...]:

@@ -17,6 +17,7 @@ from rich.tree import Tree
 
 from ddslogd import config
 from ddslogd.operate.progress import watching
+from ddslogd.operate.web import listening
 from ddslogd.pacing import SystemClock
 from ddslogd.sandbox import Faults, Sandbox, configuration
 from ddslogd.service import opened
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SPEED = 240.0  # the cloud's 20 minutes take 5 seconds
 CYCLES = 3  # of each instance, until the demo ends by itself
 WINDOW = 400_000  # bytes of an export, in place of the cloud's 40 MB
+ANY_PORT = "web: {listen: '127.0.0.1:0'}\n"
 LINES_PER_SECOND = 60.0
 BACKLOG = timedelta(seconds=15)  # less than a window, so that windows grow first and slide then
 BYTES_PER_SECOND = 300_000.0  # of a transfer, so that there is something to see
@@ -53,13 +55,16 @@ async def serve_sandbox(*, port: int, speed: float, directory: Path) -> None:
         await asyncio.Event().wait()
 
 
-async def run_demo(*, keep: bool, directory: Path | None, redact: Callable[[str], None]) -> bool:
+async def run_demo(
+    *, keep: bool, directory: Path | None, redact: Callable[[str], None], clean: Callable[[str], str]
+) -> bool:
     """Collect from a sandbox and print what came; tell whether all of it is what the sandbox exported.
 
     Args:
         keep: Go on until cancelled, in place of ending after a few cycles.
         directory: Where to store; a temporary one where none is given.
         redact: Hears every secret, so that none is printed.
+        clean: Takes those out of a text.
     """
     console = Console()
     async with AsyncExitStack() as stack:
@@ -74,7 +79,7 @@ async def run_demo(*, keep: bool, directory: Path | None, redact: Callable[[str]
         )
         await stack.enter_async_context(sandbox)
         os.environ["DDSLOGD_TOKEN"] = sandbox.issue_token()
-        text = configuration(sandbox, directory=directory / "logs", state=directory / "state")
+        text = configuration(sandbox, directory=directory / "logs", state=directory / "state") + ANY_PORT
         settings = config.parse(text, "demo").settings
         console.print(
             f"A made-up cloud at {sandbox.endpoint}, {SPEED:g} times as fast as the real one; logs: {directory}/logs",
@@ -82,7 +87,12 @@ async def run_demo(*, keep: bool, directory: Path | None, redact: Callable[[str]
         )
         with watching(console) as shown:
             watch = _Count(shown, {instance.name for instance in settings.fleet()})
-            async with opened(settings, clock=SystemClock(), progress=watch, redact=redact) as service:
+            async with (
+                opened(settings, clock=SystemClock(), progress=watch, redact=redact) as service,
+                listening(settings.web, service.observer(), clean=clean) as address,
+            ):
+                if address is not None:
+                    console.print(f"Look at it while it runs: http://{address[0]}:{address[1]}/", soft_wrap=True)
                 serving = asyncio.create_task(service.serve(), name="service")
                 with suppress(asyncio.CancelledError):
                     await (serving if keep else watch.enough.wait())

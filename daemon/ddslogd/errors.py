@@ -17,6 +17,7 @@
     │   ├── Changed               the object is another one now: begin again from zero
     │   ├── Corrupt               the bytes are not what the checksum says: begin again, once
     │   └── Unpublishable         what came is no log, or too large; it is left out
+    ├── NotListening              the operator gives web.listen an address that is free
     └── StorageError              the operator: the disk refuses (full, read-only, permissions)
 
 Messages never hold a link's query, a token or a password: they are written to logs as they are.
@@ -73,6 +74,10 @@ class ConfigError(DdslogdError):
 
 class Locked(DdslogdError):
     """Another process writes to the same directory."""
+
+
+class NotListening(DdslogdError):
+    """The address for the page and the metrics cannot be had."""
 
 
 class CloudError(DdslogdError):

@@ -31,9 +31,9 @@ from ddslogd.config import AccessKeyAuth, MetadataAuth, PasswordAuth, TokenAuth
 from ddslogd.discovery import Discovery, judge
 from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.habits import Habits
-from ddslogd.operate.notify import Notifier, summary
 from ddslogd.operate import status
 from ddslogd.operate.activity import Activity, LoopLag
+from ddslogd.operate.notify import Notifier, summary
 from ddslogd.operate.observer import KEPT_S, Daemon, Observer
 from ddslogd.operate.progress import Silent
 from ddslogd.operate.status import Live

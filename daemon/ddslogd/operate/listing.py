@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,18 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from ddslogd.operate.status import in_words
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from ddslogd.discovery import Verdict
     from ddslogd.models import Gap
     from ddslogd.storage.retention import Removal
 
+_ORDER = {"stale": 0, "new": 1, "fresh": 2}
+_COLOURS = {"stale": "red", "new": "yellow", "fresh": "green"}
 WIDTH = 200  # columns; a terminal folds longer lines by itself
 
 
@@ -89,6 +94,59 @@ def removal_table(removals: Sequence[Removal]) -> str:
         for removal in removals
     ]
     return _table(("file", "size", "for its", ""), rows)
+
+
+def status_text(found: dict[str, Any], console: Console) -> None:
+    """Print a status, as ``/api/v1/status`` has it: what is wrong first."""
+    console.print(f"[bold]{escape(found['headline'])}[/]", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "instance",
+        "state",
+        "good cycle",
+        "target",
+        "newest line",
+        "last cycle",
+        "gaps",
+        "whose turn, and why",
+    ):
+        table.add_column(heading, overflow="fold")
+    for one in sorted(found["instances"], key=lambda one: (_ORDER[one["state"]], one["name"])):
+        table.add_row(*_status_row(one))
+    console.print(table, highlight=False)
+    if found["disk"]["below"]:
+        console.print("[red]the disk is below storage.keep_free: nothing is requested[/]", highlight=False)
+    for cloud in found["clouds"]:
+        for said in _cloud_troubles(cloud):
+            console.print(f"[red]{escape(cloud['name'])}: {escape(said)}[/]", highlight=False)
+
+
+def _status_row(one: dict[str, Any]) -> list[str]:
+    cycle = one["last_cycle"]
+    state = "silent" if one["silent"] else one["state"]
+    failing = "; ".join(f"{each['node'] or 'export'}: {each['reason']}" for each in one["failures"])
+    said = ": ".join(filter(None, (one["turn"] if one["turn"] != "nobody's" else "", one["why"] or failing)))
+    return [
+        escape(one["name"]),
+        f"[{_COLOURS[one['state']]}]{state}[/]",
+        "never" if one["age_s"] is None else f"{in_words(timedelta(seconds=one['age_s']))} ago",
+        in_words(timedelta(seconds=one["target_s"])),
+        one["newest_line"] or "?",
+        cycle["outcome"] if cycle else "none",
+        str(one["gaps"]),
+        escape(said),
+    ]
+
+
+def _cloud_troubles(cloud: dict[str, Any]) -> Iterator[str]:
+    if cloud["credentials"] == "refused":
+        yield "the credentials are refused"
+    if not cloud["reachable"]:
+        yield "no answer"
+    if cloud["paused_until"]:
+        yield f"the cloud asked for no call until {cloud['paused_until']}"
+    if cloud["unlisted"]:
+        yield f"its instances could not be listed: {cloud['unlisted']}"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ from ddslogd.operate.status import Disk, Yardstick, judged
 from ddslogd.storage import database, layout, standing
 from ddslogd.storage.filesystem import disk
 from ddslogd.storage.ledger import FILE_NAME
+from ddslogd.storage.store import is_claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -112,16 +113,17 @@ class Observer:
             return self._books
 
 
-def recorded(settings: Settings, *, now: datetime, nodes: bool = False) -> Status:
-    """Give the status where no daemon runs: what the ledger holds. Blocks.
+def recorded(settings: Settings, *, now: datetime) -> Status:
+    """Give the status where no daemon can be asked: what the ledger holds. Blocks.
 
     Raises:
         ConfigError: Another version of ddslogd wrote the ledger.
         StorageError: There is none, or the disk refuses.
     """
-    books = _books(settings.storage, all_nodes=nodes)
+    books = _books(settings.storage)
     parts = _parts(settings.storage.directory)
-    return _judged(settings, _fleet(settings, books), books, None, _disk_of(settings.storage, parts), now=now)
+    room, unasked = _disk_of(settings.storage, parts), is_claimed(settings.storage.directory)
+    return _judged(settings, _fleet(settings, books), books, None, room, now=now, unasked=unasked)
 
 
 def cleaned(status: Status, clean: Callable[[str], str]) -> Status:
@@ -149,10 +151,17 @@ def _books(storage: Storage, *, nodes_of: str | None = None, all_nodes: bool = F
 
 
 def _judged(
-    settings: Settings, fleet: Iterable[Instance], books: Books, live: Live | None, room: Disk, *, now: datetime
+    settings: Settings,
+    fleet: Iterable[Instance],
+    books: Books,
+    live: Live | None,
+    room: Disk,
+    *,
+    now: datetime,
+    unasked: bool = False,
 ) -> Status:
     yardstick = Yardstick(factor=settings.health.target_factor, fresh_for=settings.export.fresh_for)
-    return judged(fleet, books, live, room, now=now, yardstick=yardstick, version=__version__)
+    return judged(fleet, books, live, room, now=now, yardstick=yardstick, version=__version__, unasked=unasked)
 
 
 def _fleet(settings: Settings, books: Books) -> Iterator[Instance]:

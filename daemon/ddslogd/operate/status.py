@@ -7,13 +7,13 @@ writes nothing is no failed collector: its cycles end well, so that it is fresh,
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ddslogd.models import Cron, CycleOutcome, Every, LogKind
+from ddslogd.models import Cron, CycleOutcome, Every
 from ddslogd.pacing import longest_gap
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ _TURNS = {
     "ExportFailed": "the cloud's: wait; if it stays, open a ticket with the request id",
 }
 """By kind of error; all others mend themselves, or the cloud mends them."""
+_NONE = "no daemon runs"
+_UNASKED = "read from the ledger, the daemon could not be asked"
+_AS_THEY_ARE = {str, int, float, bool}
+_NAMES: dict[Any, tuple[str, ...]] = {}  # of the fields, by class
 _WORST_FIRST = tuple(_TURNS)
 
 
@@ -267,6 +271,7 @@ def judged(
     now: datetime,
     yardstick: Yardstick,
     version: str,
+    unasked: bool = False,
 ) -> Status:
     """Give the status at a moment.
 
@@ -278,6 +283,7 @@ def judged(
         now: By the wall clock.
         yardstick: What counts as fresh.
         version: Of ddslogd.
+        unasked: A daemon runs, and could not be asked.
     """
     clouds = {cloud.name: cloud for cloud in live.clouds} if live else {}
     instances = tuple(
@@ -286,6 +292,7 @@ def judged(
             standing=books.standings.get(one.name),
             failures=books.failures.get(one.name, ()),
             live=live,
+            daemon=live is not None or unasked,
             cloud=clouds.get(one.cloud),
             now=now,
             target=yardstick.target(one.schedule, now),
@@ -300,7 +307,7 @@ def judged(
         version=version,
         now=now,
         started_at=live.started_at if live else None,
-        headline=headline(fresh, stale, new, daemon=live is not None),
+        headline=headline(fresh, stale, new, read="" if live else _UNASKED if unasked else _NONE),
         fresh=fresh,
         stale=stale,
         new=new,
@@ -313,8 +320,8 @@ def judged(
     )
 
 
-def headline(fresh: int, stale: int, new: int, *, daemon: bool = True) -> str:
-    """Say in words how it stands."""
+def headline(fresh: int, stale: int, new: int, *, read: str = "") -> str:
+    """Say in words how it stands, and where it was read if that is not plain."""
     total = fresh + stale + new
     of = f"of {total} instance{'' if total == 1 else 's'}"
     if not total:
@@ -325,7 +332,7 @@ def headline(fresh: int, stale: int, new: int, *, daemon: bool = True) -> str:
         said = f"{fresh} {of} fresh, {new} new"
     else:
         said = "The instance is fresh" if total == 1 else f"All {total} instances fresh"
-    return said if daemon else f"{said}; no daemon runs"
+    return f"{said}; {read}" if read else said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +343,7 @@ class _Case:
     standing: Standing | None
     failures: tuple[Failing, ...]
     live: Live | None
+    daemon: bool
     cloud: Cloud | None
     now: datetime
     target: timedelta
@@ -381,6 +389,8 @@ class _Case:
     def _state(self) -> State:
         if self.age is not None:
             return State.FRESH if self.age <= self.target else State.STALE
+        if self.standing is None and self.daemon and self.live is None:
+            return State.NEW
         if self.standing is None and self.live is not None:
             known_since = max(self.live.started_at, self.live.known_since.get(self.one.name, self.live.started_at))
             return State.NEW if self.now - known_since <= self.target else State.STALE
@@ -394,8 +404,8 @@ class _Case:
         return f"no good cycle for {in_words(self.age)} (target {in_words(self.target)})"
 
     def _reason(self) -> str:
-        if self.live is None:
-            return "no daemon runs"
+        if not self.daemon:
+            return _NONE
         if self.no_room:
             return "the disk is below storage.keep_free"
         if self.failures:
@@ -403,7 +413,7 @@ class _Case:
         return "its cycle is running" if self.running else "its cycle has not begun yet"
 
     def _turn(self, state: State) -> str:
-        if self.live is None and state is not State.FRESH:
+        if not self.daemon and state is not State.FRESH:
             return "yours: start ddslogd"
         if self.no_room:
             return "yours: make room on the disk"
@@ -468,7 +478,7 @@ def in_words(duration: timedelta) -> str:
 
 def as_object(status: Status, *, nodes: bool = False) -> dict[str, Any]:
     """Give what ``/api/v1/status`` sends: times as ISO 8601 in UTC, durations in seconds."""
-    found: dict[str, Any] = _plain(asdict(status))
+    found: dict[str, Any] = _plain(status)
     if not nodes:
         for instance in found["instances"]:
             del instance["nodes"]
@@ -477,19 +487,24 @@ def as_object(status: Status, *, nodes: bool = False) -> dict[str, Any]:
 
 def instance_object(instance: Instance) -> dict[str, Any]:
     """Give what ``/api/v1/instances/<name>`` sends."""
-    found: dict[str, Any] = _plain(asdict(instance))
+    found: dict[str, Any] = _plain(instance)
     return found
 
 
 def _plain(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _plain(one) for key, one in value.items()}
-        case list() | tuple():
-            return [_plain(one) for one in value]
-        case datetime():
-            return value.isoformat(timespec="milliseconds")
-        case State() | LogKind():
-            return value.value
-        case _:
-            return value
+    if value is None or type(value) in _AS_THEY_ARE:
+        return value
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds")
+    if isinstance(value, StrEnum):
+        return value.value
+    return {name: _plain(getattr(value, name)) for name in _names_of(type(value))}
+
+
+def _names_of(kind: Any) -> tuple[str, ...]:
+    names = _NAMES.get(kind)
+    if names is None:
+        names = _NAMES[kind] = tuple(field.name for field in fields(kind))
+    return names

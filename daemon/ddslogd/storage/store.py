@@ -301,6 +301,18 @@ def claim(directory: Path) -> int:
     return fd
 
 
+def is_claimed(directory: Path) -> bool:
+    """Tell whether a process has claimed a directory, as far as the system tells; claims nothing, even for a moment."""
+    try:
+        found = (directory / LOCK_FILE).stat()
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:131082 0 EOF; see proc_locks(5)
+    return any(fields[1] == "FLOCK" and device in fields for fields in map(str.split, locks.splitlines()))
+
+
 def _entries(directory: Path | str) -> list[os.DirEntry[str]]:
     """Give what is in a directory; nothing where it cannot be read."""
     try:
