@@ -13,13 +13,13 @@ import pytest
 UNIT = Path(__file__).parents[1] / "systemd" / "ddslogd.service"
 
 
-def needed(tool: str) -> str:
+def needed(tool: str, todo: str = "install Debian's systemd") -> str:
     """Give the tool's path; without it the test is skipped, or fails where nothing may be skipped."""
     path = shutil.which(tool)
     if path is None and os.environ.get("DDSLOGD_SKIP_NOTHING"):
         pytest.fail(f"{tool} is missing")
     if path is None:
-        pytest.skip(f"{tool} is missing: install Debian's systemd")
+        pytest.skip(f"{tool} is missing: {todo}")
     return path
 
 

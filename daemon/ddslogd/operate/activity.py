@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ddslogd.operate.status import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
     from ddslogd.cloud.tally import Tally
@@ -177,7 +178,15 @@ class Activity:
 class LoopLag:
     """Measures how late the loop is: what is due waits that long for its turn."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        steady: Callable[[], float] = monotonic,
+    ) -> None:
+        """Prepare; not with policy time, which may be made: it is the real loop that is measured."""
+        self._sleep = sleep
+        self._steady = steady
         self._late: deque[float] = deque(maxlen=PROBES)
 
     @property
@@ -187,8 +196,7 @@ class LoopLag:
 
     async def probe(self) -> None:
         """Measure until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + PROBE_EVERY_S
-            await asyncio.sleep(PROBE_EVERY_S)
-            self._late.append(max(0.0, loop.time() - due))
+            due = self._steady() + PROBE_EVERY_S
+            await self._sleep(PROBE_EVERY_S)
+            self._late.append(max(0.0, self._steady() - due))
