@@ -75,7 +75,7 @@ LOGINS_PER_MINUTE = 60  # one account needs one login a day
 class Service:
     """All parts, built and open; ``opened`` makes one."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the parts that it runs, each by its name
         self,
         *,
         settings: Settings,
