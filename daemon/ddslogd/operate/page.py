@@ -1,0 +1,162 @@
+"""The page to look at: a status as HTML. Pure but for its templates and static files, which are read once.
+
+Whatever comes from the cloud is hostile: jinja2 escapes each value, and ``words.seen`` shows characters that hide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ddslogd.operate import chart, words
+from ddslogd.operate.query import STATES, read, select
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from ddslogd.operate.status import Cloud, Instance, Status
+
+_PACKAGE = "ddslogd.operate"
+_CONTENT_TYPES = {
+    "ddslogd.css": "text/css; charset=utf-8",
+    "ddslogd.js": "text/javascript; charset=utf-8",
+    "ddslogd.svg": "image/svg+xml",
+}
+_TRANSFERS = 50  # that are shown one by one
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """A static file."""
+
+    body: bytes
+    content_type: str
+
+
+def assets() -> Mapping[str, Asset]:
+    """Give all static files by their names: a closed set, so that no name can lead elsewhere."""
+    return _assets()
+
+
+def overview(status: Status, asked: Mapping[str, str] = _NOTHING) -> str:
+    """Give the page of all instances.
+
+    Args:
+        status: May leave out the instances' nodes.
+        asked: The address's query.
+    """
+    query = read(asked)
+    return _environment().get_template("overview.html").render(
+        root="",
+        status=status,
+        now=status.now,
+        query=query,
+        selection=select(status.instances, query),
+        states=_counted(status),
+        clouds=sorted(status.clouds, key=_is_well),
+        transfers=status.transfers[:_TRANSFERS],
+    )
+
+
+def instance(found: Instance, status: Status) -> str:
+    """Give the page of one instance.
+
+    Args:
+        found: The instance with its nodes.
+        status: For what is around it.
+    """
+    running = tuple(transfer for transfer in status.transfers if transfer.instance == found.name)
+    return _environment().get_template("instance.html").render(
+        root="../", status=status, now=status.now, instance=found, transfers=running
+    )
+
+
+def missing(name: str, status: Status) -> str:
+    """Give the page that says that there is no such instance."""
+    return _environment().get_template("missing.html").render(root="../", status=status, now=status.now, name=name)
+
+
+def _counted(status: Status) -> tuple[tuple[str, int], ...]:
+    counts = {"stale": status.stale, "new": status.new, "fresh": status.fresh}
+    return tuple((state, counts[state]) for state in STATES)
+
+
+def _is_well(cloud: Cloud) -> bool:
+    return cloud.credentials != "refused" and cloud.reachable and cloud.paused_until is None
+
+
+def _last_error(instance: Instance) -> str:
+    """Give the last error in full; empty where there is none, or where it is told already by why."""
+    if instance.last_cycle is not None and instance.last_cycle.error:
+        where, error = "", instance.last_cycle.error
+    elif instance.failures:
+        newest = max(instance.failures, key=lambda failure: failure.last)
+        where, error = f"{newest.node} ({newest.log} log): " if newest.node else "", newest.reason
+    else:
+        return ""
+    return "" if error in instance.why else where + error
+
+
+def _time(moment: datetime | None, now: datetime, *, none: str = "never", late: str = "") -> Markup:
+    """Give a moment in relative words, with the absolute time beside them.
+
+    Args:
+        moment: The moment.
+        now: What it is seen from.
+        none: The words where there is no moment.
+        late: The words in place of "3 min ago", where it should have been in the future.
+    """
+    if moment is None:
+        return Markup('<span class="none">{}</span>').format(none)
+    told = late if late and moment <= now else words.relative(moment, now)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(words.machine(moment), words.absolute(moment), told)
+
+
+def _soft(path: str) -> Markup:
+    """Let a path break behind its slashes."""
+    return Markup("/<wbr>").join(escape(words.seen(part)) for part in path.split("/"))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        loader=FunctionLoader(_template),
+        undefined=StrictUndefined,
+        finalize=words.seen,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "absolute": words.absolute,
+        "last_error": _last_error,
+        "size": words.size,
+        "soft": _soft,
+        "span": words.span,
+        "spark": chart.spark,
+        "time": _time,
+        "segment": lambda name: quote(name, safe="", errors="surrogatepass"),
+    }
+    return environment
+
+
+def _template(name: str) -> str:
+    return (resources.files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _assets() -> Mapping[str, Asset]:
+    static = resources.files(_PACKAGE) / "static"
+    return {
+        name: Asset(body=(static / name).read_bytes(), content_type=content_type)
+        for name, content_type in _CONTENT_TYPES.items()
+    }
