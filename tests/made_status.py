@@ -158,7 +158,7 @@ def _node(name: str, number: int, *, role: str, gaps: tuple[GapLine, ...] = ()) 
                 stored_at=NOW - (2 + 20 * place) * MINUTE,
                 first_at=NOW - timedelta(hours=6) - 20 * place * MINUTE,
                 last_at=NOW - (3 + 20 * place) * MINUTE,
-                verified=place != 3,  # noqa: PLR2004  # one that nothing proves
+                verified=place != 3,  # one that nothing proves
                 delta=place == 1,
             )
             for place in range(5)
@@ -231,7 +231,11 @@ def dozen(*, late: bool = False) -> Status:
     few[2] = replace(few[2], running=True)
     few[4] = replace(few[4], gaps=2)
     few += [silent("archive"), silent("test-cluster", schedule="15 */2 * * * Europe/Berlin", target_s=14_400.0)]
-    few += [stale("ledger"), stale("invoices", age_s=9000.0), new()] if late else [instance("ledger"), instance("invoices")]
+    few += (
+        [stale("ledger"), stale("invoices", age_s=9000.0), new()]
+        if late
+        else [instance("ledger"), instance("invoices")]
+    )
     transfers = (
         transfer("events"),
         transfer("events", node="events_shard_1_node_1", done=3_000_000, resumed=True),

@@ -120,7 +120,9 @@ def select(instances: Iterable[Instance], query: Query) -> Selection:
     pages = max(1, -(-len(found) // ROWS))
     page = min(query.page, pages)
     shown = tuple(found[(page - 1) * ROWS : page * ROWS])
-    return Selection(shown=shown, found=len(found), first=(page - 1) * ROWS + min(1, len(shown)), page=page, pages=pages)
+    return Selection(
+        shown=shown, found=len(found), first=(page - 1) * ROWS + min(1, len(shown)), page=page, pages=pages
+    )
 
 
 def _fits(instance: Instance, query: Query) -> bool:
@@ -129,7 +131,7 @@ def _fits(instance: Instance, query: Query) -> bool:
     if not query.q:
         return True
     error = instance.last_cycle.error if instance.last_cycle else ""
-    text = "\n".join((instance.name, instance.id, instance.cloud, instance.why, error)).casefold()
+    text = f"{instance.name}\n{instance.id}\n{instance.cloud}\n{instance.why}\n{error}".casefold()
     return all(word in text for word in query.q.casefold().split())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def span(seconds: float) -> str:
     whole = round(seconds)
     if whole < _WHOLE_BELOW_S:
         return f"{whole} s"
-    for (size, unit), (finer, finer_unit) in zip(_STEPS, _STEPS[1:], strict=False):
+    for (size, unit), (finer, finer_unit) in pairwise(_STEPS):
         if whole >= size:
             rest = whole % size // finer
             return f"{whole // size} {unit} {rest} {finer_unit}" if rest and finer > 1 else f"{whole // size} {unit}"
@@ -41,12 +42,12 @@ def relative(moment: datetime, now: datetime) -> str:
 
 def machine(moment: datetime) -> str:
     """Give a moment for programs: ISO 8601, UTC, milliseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def absolute(moment: datetime) -> str:
     """Give a moment for eyes: UTC, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "seconds") + " UTC"
 
 
 def size(count: float) -> str:
@@ -65,8 +66,8 @@ def size(count: float) -> str:
 def seen(value: Any) -> Any:
     """Make text whose characters are all seen: what reorders, hides or breaks it is shown as its code point.
 
-    A name from the cloud may hold bidirectional overrides, which would let it read as another one, or a surrogate, which
-    no encoding takes. What is no text passes as it is; None is nothing.
+    A name from the cloud may hold bidirectional overrides, which would let it read as another one, or a surrogate,
+    which no encoding takes. What is no text passes as it is; None is nothing.
     """
     if value is None:
         return ""

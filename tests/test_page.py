@@ -1,0 +1,741 @@
+"""The page as text: what it says, in which order, and that no text from outside becomes anything but text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddslogd.operate import chart, page, query, words
+from ddslogd.operate.status import State
+from ddslogd.storage.standing import Failing, Node
+from made_status import MINUTE, NOW, REFUSED, cycle, dozen, fleet, instance, new, nodes, silent, stale, status, transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ddslogd.operate.status import Instance, Status
+
+VOID = {"meta", "link", "input", "wbr", "br"}
+ROW_LIMIT_S = 0.1  # for 1,000 instances
+CELLS = {"td", "th", "dt", "dd"}
+DRAWN = {"path", "circle", "rect", "use", "symbol", "svg"}
+
+
+@dataclass
+class Element:
+    """An element as a browser would read it."""
+
+    tag: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    children: list[Element | str] = field(default_factory=list)
+
+    def all(self, tag: str = "", **attributes: str) -> list[Element]:
+        """Give what is in it, by tag and attributes, in order."""
+        return [
+            element
+            for element in self._inner()
+            if (not tag or element.tag == tag)
+            and all(element.attributes.get(name.strip("_")) == value for name, value in attributes.items())
+        ]
+
+    def one(self, tag: str = "", **attributes: str) -> Element:
+        """Give the only one."""
+        (found,) = self.all(tag, **attributes)
+        return found
+
+    @property
+    def text(self) -> str:
+        """What is read, blanks folded."""
+        return " ".join(self._text().split())
+
+    def _text(self) -> str:
+        inner = "".join(child if isinstance(child, str) else child._text() for child in self.children)
+        return f" {inner} " if self.tag in CELLS else inner
+
+    def _inner(self) -> Iterator[Element]:
+        for child in self.children:
+            if isinstance(child, Element):
+                yield child
+                yield from child._inner()
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open = [Element("#document")]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"{tag}: an attribute twice"
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in DRAWN, f"{tag}: only SVG closes itself"
+        self.open[-1].children.append(Element(tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def read(html: str) -> Element:
+    """Read a page; fails where an element is not closed or closed twice."""
+    html.encode()
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    assert len(reader.open) == 1
+    return reader.open[0]
+
+
+def rows(html: str) -> list[str]:
+    """Give the names in the table, in order."""
+    return [heading.text.split()[0] for heading in read(html).all("th", scope="row")]
+
+
+def row(html: str, name: str) -> Element:
+    """Give all that the table says of an instance."""
+    return read(html).one("tbody", id=f"i-{name}")
+
+
+EVERY_PAGE = {
+    "fresh": page.overview(dozen()),
+    "stale": page.overview(dozen(late=True), {"q": "e", "state": "stale", "sort": "age"}),
+    "many": page.overview(fleet(450), {"page": "2"}),
+    "whole": page.overview(fleet(450), {"show": "all"}),
+    "empty": page.overview(status()),
+    "none fits": page.overview(dozen(), {"q": "nothing is called that"}),
+    "no daemon": page.overview(replace(status(new()), started_at=None, loop_lag_s=None, clouds=())),
+    "instance": page.instance(instance(nodes=nodes(), gaps=2), status(instance(), transfers=(transfer(),))),
+    "stale instance": page.instance(stale(), status(stale())),
+    "new instance": page.instance(new(), status(new())),
+    "missing": page.missing("nobody", status()),
+}
+
+
+@pytest.fixture(params=list(EVERY_PAGE.values()), ids=list(EVERY_PAGE))
+def document(request: pytest.FixtureRequest) -> Element:
+    return read(request.param)
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shown", "said", "shape"),
+    [
+        (status(instance("a"), instance("b")), "All 2 instances fresh", "#shape-fresh"),
+        (status(instance("a"), stale("b")), "1 of 2 instances stale", "#shape-stale"),
+        (status(instance("a"), new("b")), "1 of 2 instances fresh, 1 new", "#shape-new"),
+        (status(), "No instances", "#shape-new"),
+    ],
+)
+def test_the_headline_says_it_in_words_and_by_a_shape(shown: Status, said: str, shape: str) -> None:
+    document = read(page.overview(shown))
+    headline = document.one("h1")
+
+    assert (headline.text, headline.one("use").attributes["href"], document.one("title").text) == (
+        said,
+        shape,
+        f"{said} · ddslogd",
+    )
+
+
+@pytest.mark.parametrize("made", [instance, stale, new, silent])
+def test_a_state_is_told_by_word_shape_and_colour(made: Callable[[str], Instance]) -> None:
+    shown = made("orders")
+    badge = row(page.overview(status(shown)), "orders").all("span")[0]
+
+    assert (badge.text, badge.one("use").attributes["href"], badge.attributes["class"]) == (
+        str(shown.state),
+        f"#shape-{shown.state}",
+        f"badge {shown.state}",
+    )
+
+
+def test_a_silent_database_is_fresh_without_new_lines_and_nothing_failed() -> None:
+    for html in (
+        row(page.overview(status(silent("quiet"))), "quiet").text,
+        read(page.instance(silent("quiet"), status(silent("quiet")))).one("main").text,
+    ):
+        assert "fresh" in html
+        assert "no new lines" in html
+        assert "stale " not in html.replace("stale after", "")
+        assert not re.search(r"[1-9]\d* failed|error", html)
+
+
+def test_a_row_says_all_that_is_asked_of_it() -> None:
+    said = row(page.overview(status(instance("orders", gaps=2))), "orders").text
+
+    for part in ("fresh", "orders", "main", "3 min ago", "2 min of 40 min", "ok, 2 min ago", "took 4 s", "146 kB"):
+        assert part in said
+    assert "2 gaps" in said
+    assert "in 8 min every 20m" in said
+
+
+def test_the_last_error_is_told_in_full_and_once() -> None:
+    said = row(page.overview(status(stale("ledger"))), "ledger").text
+
+    assert said.count(REFUSED) == 1
+    assert "Yours: mend the credentials." in said
+
+
+def test_a_fresh_instance_with_a_failing_node_says_so() -> None:
+    """One node's failure leaves the instance fresh for a while: it is told, with whose turn it is."""
+    failing = Failing(
+        node="node_2", log="slow", kind="NotAllowed", since=NOW, last=NOW, times=3, reason="the role lacks a right"
+    )
+    said = row(page.overview(status(instance("orders", failures=(failing,), turn="yours: grant it"))), "orders").text
+
+    assert "Yours: grant it. Last error: node_2 (slow log): the role lacks a right" in said
+
+
+def test_an_error_that_differs_from_the_reason_is_told_beside_it() -> None:
+    shown = stale("ledger", why="no good cycle for 2h: the disk is full", last_cycle=cycle(error="no room"))
+    said = row(page.overview(status(shown)), "ledger").text
+
+    assert "No good cycle for 2h: the disk is full" in said
+    assert "Last error: no room" in said
+
+
+def test_a_running_cycle_and_one_that_is_due_are_told_apart() -> None:
+    html = page.overview(
+        status(
+            instance("runs", running=True), instance("due", next_tick=NOW - MINUTE), instance("idle", next_tick=None)
+        )
+    )
+
+    said = {name: row(html, name).all("td")[-1].text for name in ("runs", "due", "idle")}
+    assert said == {"runs": "running now every 20m", "due": "due now every 20m", "idle": "none every 20m"}
+
+
+def test_a_time_is_relative_with_the_absolute_one_beside_it() -> None:
+    time = row(page.overview(status(instance("orders"))), "orders").all("time")[0]
+
+    assert (time.text, time.attributes) == (
+        "3 min ago",
+        {"datetime": "2026-11-24T14:09:05.000Z", "title": "2026-11-24 14:09:05 UTC"},
+    )
+
+
+def test_the_spark_line_has_words() -> None:
+    spark = row(page.overview(status(instance("orders", new_bytes=(0, 2000, 1000)))), "orders").one("svg", role="img")
+
+    assert spark.attributes["aria-label"] == "new bytes in the last 3 cycles: 3.0 kB, at most 2.0 kB in one"
+
+
+def test_budget_disk_and_transfers_are_bars_with_names_and_numbers() -> None:
+    document = read(page.overview(dozen(late=True)))
+    bars = {bar.attributes["aria-label"]: bar.attributes for bar in document.all("meter") + document.all("progress")}
+
+    assert bars["Calls left in cloud main"]["value"] == "47"
+    assert bars["Calls left in cloud europe"]["value"] == "3"
+    assert (bars["Disk in use"]["value"], bars["Disk in use"]["max"]) == ("46000000000", "107000000000")
+    assert bars["Transfer of events/events_replica_node_2"]["value"] == "27900000"
+    assert "value" not in bars["Transfer of events/events_mongos_node_2"]  # nobody knows how much is to come
+
+
+def test_a_cloud_in_trouble_is_told_first_and_in_words() -> None:
+    panel = read(page.overview(dozen(late=True))).all("section")[0]
+
+    assert panel.text.startswith("Call budget europe 3 of 60 calls left Credentials refused 4 waiting")
+
+
+def test_a_full_disk_is_told_in_words() -> None:
+    full = replace(status().disk, free=1_000_000_000, below=True)
+
+    assert "nothing is fetched" in read(page.overview(replace(status(), disk=full))).all("section")[1].text
+
+
+def test_many_transfers_are_counted_and_not_all_listed() -> None:
+    shown = replace(status(), transfers=tuple(transfer(node=f"n{place}") for place in range(60)))
+    panel = read(page.overview(shown)).all("section")[2]
+
+    assert (len(panel.all("progress")), "and 10 more" in panel.text) == (50, True)
+
+
+def test_an_instance_shows_its_nodes_snapshots_and_gaps() -> None:
+    shown = instance(nodes=nodes(), gaps=2)
+    document = read(page.instance(shown, status(shown)))
+    second = document.all("article")[1]
+
+    assert [article.one("h3").text for article in document.all("article")] == [
+        "orders_replica_node_1 error log, Primary",
+        "orders_replica_node_2 error log, Secondary",
+        "orders_replica_node_3 error log, Hidden",
+    ]
+    assert [table.one("caption").text for table in second.all("table")] == ["Gaps, newest first", "Newest snapshots"]
+    assert "2026-11-24 09:12:05 UTC 2026-11-24 09:31:05 UTC window overflow" in second.text
+    assert "unverified" in second.text
+    assert "verified, by delta" in second.text
+    assert "No snapshot yet" in document.all("article")[2].text
+
+
+def test_an_instance_shows_only_its_own_transfers() -> None:
+    shown = status(instance("a"), instance("b"), transfers=(transfer("a"), transfer("b")))
+
+    labels = [bar.attributes["aria-label"] for bar in read(page.instance(instance("a"), shown)).all("progress")]
+    assert labels == ["Transfer of a/a_replica_node_2"]
+
+
+def test_links_lead_where_they_should_below_any_prefix() -> None:
+    """All are relative: a proxy may serve the page below a path of its own."""
+    overview = read(page.overview(status(instance("orders"))))
+    below = read(page.instance(instance("orders"), status(instance("orders"))))
+
+    assert row(page.overview(status(instance("orders"))), "orders").all("a")[0].attributes["href"] == "instances/orders"
+    assert overview.one("script").attributes["src"] == "static/ddslogd.js"
+    assert below.one("script").attributes["src"] == "../static/ddslogd.js"
+    assert below.all("nav")[0].one("a").attributes["href"] == "../"
+
+
+# --- which rows, in which order ---------------------------------------------------------------------------------------
+
+
+def test_the_worst_come_first_and_equals_by_name() -> None:
+    shown = status(instance("b"), instance("A"), new("n"), stale("s"), stale("r"))
+
+    assert rows(page.overview(shown)) == ["r", "s", "n", "A", "b"]
+
+
+@pytest.mark.parametrize("sort", query.SORTS)
+def test_a_column_is_sorted_and_turned_round_by_its_link(sort: str) -> None:
+    late = instance(
+        "late",
+        age_s=500.0,
+        newest_line=NOW,
+        last_cycle=cycle(finished_at=NOW),
+        new_bytes=(10**9,),
+        next_tick=NOW + timedelta(hours=9),
+    )
+    shown = status(late, new("never"), stale("bad", age_s=300.0))
+    first = read(page.overview(shown, {"sort": sort}))
+    link = first.one("a", id=f"sort-{sort}").attributes["href"]
+    turned = dict(part.split("=") for part in link[1:].split("&"))
+
+    assert rows(page.overview(shown, turned))[0] == rows(page.overview(shown, {"sort": sort}))[-1]
+    heading = {th.attributes["class"]: th.attributes.get("aria-sort") for th in first.one("thead").all("th")}
+    other = {
+        th.attributes["class"]: th.attributes.get("aria-sort")
+        for th in read(page.overview(shown, turned)).one("thead").all("th")
+    }
+    assert {heading.pop(sort), other.pop(sort)} == {"ascending", "descending"}
+    assert {*heading.values(), *other.values()} == {None}
+
+
+def test_by_age_what_never_had_a_good_cycle_is_oldest() -> None:
+    shown = status(instance("young", age_s=1.0), new("never"), stale("old", age_s=9000.0))
+
+    assert rows(page.overview(shown, {"sort": "age"})) == ["never", "old", "young"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("RDE", ["orders"]),
+        ("main", ["ledger", "orders"]),
+        ("refused 401", ["ledger"]),
+        ("in02 led", ["ledger"]),
+        ("orders ledger", []),
+        ("   ", ["ledger", "orders"]),
+    ],
+)
+def test_a_filter_has_words_that_all_fit(typed: str, found: list[str]) -> None:
+    assert rows(page.overview(status(instance("orders"), stale("ledger")), {"q": typed})) == found
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_state_is_picked(state: State) -> None:
+    shown = status(instance("fresh"), stale("stale"), new("new"))
+    html = page.overview(shown, {"state": state.value})
+
+    assert rows(html) == [state.value]
+    current = [a.attributes["id"] for a in read(html).all("a") if "aria-current" in a.attributes]
+    assert current == [f"tab-{state}"]
+
+
+def test_the_form_keeps_the_rest_of_the_address() -> None:
+    html = page.overview(dozen(), {"q": "a", "state": "fresh", "sort": "age", "order": "reverse", "show": "all"})
+    kept = {box.attributes["name"]: box.attributes["value"] for box in read(html).one("form").all("input")}
+
+    assert kept == {"q": "a", "state": "fresh", "sort": "age", "order": "reverse", "show": "all"}
+
+
+def test_many_instances_come_in_pages() -> None:
+    shown = fleet(450)
+    read_pages = [rows(page.overview(shown, {"page": str(number)})) for number in (1, 2, 3)]
+
+    assert [len(names) for names in read_pages] == [200, 200, 50]
+    assert len({name for names in read_pages for name in names}) == 450
+    assert len(rows(page.overview(shown, {"show": "all"}))) == 450
+    assert "201 to 400 of 450 instances" in read(page.overview(shown, {"page": "2"})).one("caption").text
+
+
+def test_the_last_page_is_shown_where_more_is_asked() -> None:
+    assert len(rows(page.overview(fleet(450), {"page": "99"}))) == 50
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"page": "-1"},
+        {"page": "0"},
+        {"page": "\N{ARABIC-INDIC DIGIT ONE}"},
+        {"page": "1" * 5000},
+        {"sort": "id; drop", "order": "x", "state": "bad", "show": "?"},
+        {"unknown": "1"},
+    ],
+)
+def test_what_the_address_should_not_hold_is_ignored(asked: dict[str, str]) -> None:
+    assert page.overview(dozen(), asked) == page.overview(dozen())
+
+
+def test_a_filter_of_any_text_is_shown_and_bounded() -> None:
+    document = read(page.overview(dozen(), {"q": '"><script>\ud800' + "x" * 5000}))
+
+    typed = document.one("input", id="q").attributes["value"]
+    assert (typed[:11], len(typed), len(document.all("script"))) == ('"><script>?', 200, 1)
+
+
+# --- hostile text -----------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "markup": "<script>alert(1)</script>",
+    "attribute": '" onmouseover="alert(1)" x=\'',
+    "template": "{{ 7 * 7 }}{% raw %}",
+    "entity": "&lt;b&gt;&#60;",
+    "comment": "--><img src=x>",
+    "bidi": "prod\u202egol\u2066.exe\u2069",
+    "control": "a\x00b\x1b[31mc\x7f",
+    "surrogate": "n\udcff",
+    "blank": "a b\u00a0c\u200bd\ufeff",
+    "path": "../../etc/passwd?x=1#y",
+    "long": "x" * 3000,
+    "lines": "first\nsecond\u2028third",
+}
+
+
+@pytest.fixture(params=list(HOSTILE.values()), ids=list(HOSTILE))
+def hostile(request: pytest.FixtureRequest) -> str:
+    text: str = request.param
+    return text
+
+
+def hostile_pages(text: str) -> list[str]:
+    failing = Failing(node=text, log=text, kind=text, since=NOW, last=NOW, times=1, reason=text)
+    node = Node(name=text, log=text, role=text, stream=text, snapshots=nodes()[0].snapshots, gaps=nodes()[1].gaps)
+    node = replace(
+        node,
+        snapshots=(replace(node.snapshots[0], path=text),),
+        gaps=(replace(node.gaps[0], cause=text),),
+    )
+    shown = stale(
+        text,
+        id=text,
+        cloud=text,
+        why=text,
+        turn=text,
+        schedule=text,
+        failures=(failing,),
+        nodes=(node,),
+        last_cycle=cycle(outcome=text, error=text + text),
+    )
+    around = status(
+        shown,
+        headline=text,
+        version=text,
+        transfers=(transfer(text, node=text, file=text, log=text),),
+        clouds=(replace(status().clouds[0], name=text, credentials=text),),
+        disk=replace(status().disk, directory=text),
+    )
+    return [page.overview(around, {"q": text[:1]}), page.instance(shown, around), page.missing(text, around)]
+
+
+def test_hostile_text_stays_text(hostile: str) -> None:
+    """The same elements with the same attributes come of it as of a plain name."""
+
+    def skeleton(html: str) -> list[tuple[str, list[str]]]:
+        return [(element.tag, sorted(element.attributes)) for element in read(html).all() if element.tag != "wbr"]
+
+    assert [skeleton(html) for html in hostile_pages(hostile)] == [skeleton(html) for html in hostile_pages("plain")]
+
+
+def test_hostile_text_is_read_as_it_is(hostile: str) -> None:
+    expected = " ".join(str(words.seen(hostile)).split())
+    first = read(hostile_pages(hostile)[0])
+
+    assert (first.one("h1").text, expected in first.one("table").text) == (expected, True)
+
+
+def test_no_character_hides_or_turns_what_follows(hostile: str) -> None:
+    for html in hostile_pages(hostile):
+        assert {character for character in html if not character.isprintable()} - {"\n", "\u00a0"} == set()
+
+
+def test_an_address_of_a_hostile_name_stays_in_its_place(hostile: str) -> None:
+    link = read(hostile_pages(hostile)[0]).one("th", scope="row").one("a").attributes["href"]
+
+    assert re.fullmatch(r"instances/[A-Za-z0-9_.~%-]+", link)
+
+
+# --- what any page has ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_inline_and_nothing_from_elsewhere(document: Element) -> None:
+    """What the Content-Security-Policy would refuse is not there."""
+    for element in document.all():
+        assert element.tag not in {"style", "iframe", "object", "embed", "img", "base"}
+        assert not any(name == "style" or name.startswith("on") for name in element.attributes)
+        for name in ("href", "src", "action"):
+            assert not re.match(r"[a-z]+:|//", element.attributes.get(name, ""))
+    assert [script.attributes.get("src", "").rpartition("/")[2] for script in document.all("script")] == ["ddslogd.js"]
+    assert document.one("script").text == ""
+
+
+def test_landmarks_and_names(document: Element) -> None:
+    assert document.one("html").attributes["lang"] == "en"
+    assert len(document.all("main")) == len(document.all("header")) == len(document.all("footer")) == 1
+    assert len(document.all("h1")) == 1
+    assert document.all("a")[0].attributes == {"class": "skip", "href": "#main"}
+    assert [element.tag for element in document.all() if "aria-live" in element.attributes] == ["div"]
+    for element in document.all():
+        named = "aria-label" in element.attributes or "aria-labelledby" in element.attributes
+        assert named or element.tag not in {"nav", "meter", "progress", "section", "article"}
+        assert element.text or element.tag not in {"a", "button", "th", "h1", "h2", "h3", "caption", "title"}
+
+
+def test_ids_are_unique_and_what_refers_to_one_finds_it(document: Element) -> None:
+    ids = [element.attributes["id"] for element in document.all() if "id" in element.attributes]
+
+    assert len(ids) == len(set(ids))
+    for element in document.all():
+        for name in ("aria-labelledby", "for"):
+            assert element.attributes.get(name, ids[0]) in ids
+        if element.attributes.get("href", "").startswith("#"):
+            assert element.attributes["href"][1:] in ids
+
+
+def test_headings_skip_no_level(document: Element) -> None:
+    levels = [int(element.tag[1]) for element in document.all() if re.fullmatch(r"h[1-6]", element.tag)]
+
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_tables_have_captions_and_scopes(document: Element) -> None:
+    for table in document.all("table"):
+        assert table.one("caption").text
+        assert {heading.attributes["scope"] for heading in table.one("thead").all("th")} == {"col"}
+        columns = len(table.one("thead").all("th"))
+        for line in table.all("tr"):
+            assert sum(int(cell.attributes.get("colspan", "1")) for cell in line.all("td") + line.all("th")) == columns
+
+
+def test_no_object_is_shown_raw(document: Element) -> None:
+    assert not re.search(r"datetime\(|<[A-Za-z]+ object|\bNone\b|State\.|Undefined|Node\(|\{'", document.text)
+
+
+# --- how long it takes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [{}, {"show": "all", "sort": "age", "q": "shop"}], ids=["a page", "all"])
+def test_a_thousand_instances_are_rendered_in_a_tenth_of_a_second(asked: dict[str, str]) -> None:
+    shown = fleet(1000)
+    took = []
+    for _ in range(5):
+        began = perf_counter()
+        page.overview(shown, asked)
+        took.append(perf_counter() - began)
+
+    assert min(took) < ROW_LIMIT_S
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+
+CSS = page.assets()["ddslogd.css"].body.decode()
+TEXT = [
+    *((ink, ground) for ink in ("ink", "muted", "link") for ground in ("paper", "ground", "stale-wash", "hover")),
+    *((ink, ground) for ink in ("fresh", "new", "stale") for ground in ("paper", "hover", "stale-wash", "ground")),
+]
+SHAPES = [
+    *(("focus", ground) for ground in ("paper", "ground", "stale-wash", "hover")),
+    *(("bar", ground) for ground in ("paper", "stale-wash", "hover")),
+    *(("edge", ground) for ground in ("paper", "ground")),
+    *(("paper", shape) for shape in ("fresh", "stale")),
+    ("bar", "trough"),
+    ("stale", "trough"),
+]
+
+
+def schemes() -> dict[str, dict[str, str]]:
+    light, dark = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
+    found = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in (light, dark)]
+    return {"light": found[0], "dark": found[1]}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_contrast_is_reckoned_as_wcag_has_it() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("ink", "ground"), TEXT)
+def test_text_can_be_read(scheme: str, ink: str, ground: str) -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1."""
+    colours = schemes()[scheme]
+
+    assert contrast(colours[ink], colours[ground]) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("shape", "ground"), SHAPES)
+def test_shapes_can_be_seen(scheme: str, shape: str, ground: str) -> None:
+    """WCAG 2.2, 1.4.11: 3 to 1."""
+    colours = schemes()[scheme]
+
+    assert contrast(colours[shape], colours[ground]) >= 3
+
+
+def test_every_colour_is_a_property_that_both_schemes_have() -> None:
+    """So that no pair slips past the contrast tests in only one of them."""
+    rules = re.sub(r":root \{.*?\}", "", CSS, flags=re.DOTALL)
+
+    assert schemes()["light"].keys() == schemes()["dark"].keys() == set(re.findall(r"var\(--([a-z-]+)\)", rules))
+    assert re.findall(r"#[0-9a-fA-F]{3,8}\b|rgba?\(|hsla?\(", rules) == []
+
+
+# --- what is served beside it -----------------------------------------------------------------------------------------
+
+
+def test_static_files_are_a_closed_set_and_small() -> None:
+    static = page.assets()
+
+    assert {name: asset.content_type for name, asset in static.items()} == {
+        "ddslogd.css": "text/css; charset=utf-8",
+        "ddslogd.js": "text/javascript; charset=utf-8",
+        "ddslogd.svg": "image/svg+xml",
+    }
+    assert sum(len(asset.body) for asset in static.values()) < 20_000
+
+
+def test_the_script_is_short_and_asks_nobody_but_its_own_page() -> None:
+    script = page.assets()["ddslogd.js"].body.decode()
+
+    assert len([line for line in script.splitlines() if line.strip() and not line.lstrip().startswith("//")]) <= 60
+    assert re.findall(r"fetch\(([^,]+),", script) == ["location.href"]
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval|new Function", script)
+
+
+def test_every_template_escapes() -> None:
+    for template in (Path(page.__file__).parent / "templates").iterdir():
+        assert not re.search(r"\|\s*safe\b|autoescape\s+false", template.read_text())
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (0.0021, "2 ms"),
+        (1, "1 s"),
+        (59.6, "60 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (179, "2 min"),
+        (3600, "1 h"),
+        (4200, "1 h 10 min"),
+        (86_400, "1 d"),
+        (97_200, "1 d 3 h"),
+        (400 * 86_400, "400 d"),
+    ],
+)
+def test_a_duration_is_told_by_its_two_largest_units(seconds: float, said: str) -> None:
+    assert words.span(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "now"), (4, "now"), (-4, "now"), (5, "5 s ago"), (-40, "in 40 s"), (600, "10 min ago")]
+)
+def test_a_moment_is_told_from_now(seconds: int, said: str) -> None:
+    assert words.relative(NOW - timedelta(seconds=seconds), NOW) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_950, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (41_943_040, "41.9 MB"),
+        (107 * 10**9, "107 GB"),
+        (3 * 10**12, "3.0 TB"),
+        (5 * 10**15, "5.0 PB"),
+    ],
+)
+def test_a_size_has_three_digits(count: int, said: str) -> None:
+    assert words.size(count) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("Zürich 東京", "Zürich 東京"),
+        ("a\nb\tc", "a b c"),
+        ("a\u202eb", "a⟨U+202E⟩b"),
+        ("\udcff", "⟨U+DCFF⟩"),
+        ("\x1b[0m", "⟨U+001B⟩[0m"),
+        (None, ""),
+        (5, 5),
+    ],
+)
+def test_what_hides_is_shown_as_its_code_point(text: object, shown: object) -> None:
+    assert words.seen(text) == shown
+
+
+# --- the spark line ---------------------------------------------------------------------------------------------------
+
+
+def test_bars_stand_at_the_right_and_the_highest_is_full() -> None:
+    drawn = chart.spark((0, 50, 100)).bars
+
+    assert drawn == "M84 20v-1h3v1zM88 20v-10h3v10zM92 20v-20h3v20z"
+
+
+def test_no_cycle_draws_nothing_and_only_silent_ones_a_base_line() -> None:
+    assert (chart.spark(()).bars, chart.spark(()).words) == ("", "no cycle yet")
+    assert chart.spark((0, 0)).bars == "M88 20v-1h3v1zM92 20v-1h3v1z"
+    assert chart.spark((0, 0)).words == "no new bytes in the last 2 cycles"
+
+
+def test_more_cycles_than_places_leave_the_newest() -> None:
+    assert chart.spark((10**9, *(1,) * 24)) == chart.spark((1,) * 24)
