@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 1: pure.
     {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
     {"storage.logtime"},
-    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress"},
+    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress", "operate.words"},
     {"patience", "values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
@@ -46,8 +46,8 @@ LAYERS: tuple[set[str], ...] = (
     {"roster", "habits", "tempo"},
     {"scheduler", "collector", "discovery", "reload"},
     {"accounts"},
-    {"operate.status"},
-    {"operate.activity", "operate.listing"},
+    {"operate.status", "operate.query", "operate.chart"},
+    {"operate.activity", "operate.listing", "operate.page"},
     {"operate.observer", "operate.metrics"},
     {"operate.web", "operate.asking"},
     # Floor 5: everything together, and the made-up cloud beside it.
@@ -66,6 +66,8 @@ KNOWN_BY: dict[str, set[str]] = {
     "yaml": {"config", "values", "yamltree", "storage.shippers"},  # Promtail keeps its books in YAML
     "pydantic": {"config", "values", "yamltree"},
     "pydantic_core": {"config", "values", "yamltree"},
+    "jinja2": {"operate.page"},
+    "markupsafe": {"operate.page"},
     "sqlite3": {"storage.ledger", "storage.database", "storage.shippers"},  # Fluent Bit keeps its books in SQLite
 }
 

@@ -118,10 +118,10 @@ EVERY_PAGE = {
     "empty": page.overview(status()),
     "none fits": page.overview(dozen(), {"q": "nothing is called that"}),
     "no daemon": page.overview(replace(status(new()), started_at=None, loop_lag_s=None, clouds=())),
-    "instance": page.instance(instance(nodes=nodes(), gaps=2), status(instance(), transfers=(transfer(),))),
-    "stale instance": page.instance(stale(), status(stale())),
-    "new instance": page.instance(new(), status(new())),
-    "missing": page.missing("nobody", status()),
+    "instance": page.instance(status(instance(), transfers=(transfer(),)), instance(nodes=nodes(), gaps=2)),
+    "stale instance": page.instance(status(stale()), stale()),
+    "new instance": page.instance(status(new()), new()),
+    "missing": page.missing(status(), "nobody"),
 }
 
 
@@ -168,7 +168,7 @@ def test_a_state_is_told_by_word_shape_and_colour(made: Callable[[str], Instance
 def test_a_silent_database_is_fresh_without_new_lines_and_nothing_failed() -> None:
     for html in (
         row(page.overview(status(silent("quiet"))), "quiet").text,
-        read(page.instance(silent("quiet"), status(silent("quiet")))).one("main").text,
+        read(page.instance(status(silent("quiet")), silent("quiet"))).one("main").text,
     ):
         assert "fresh" in html
         assert "no new lines" in html
@@ -268,7 +268,7 @@ def test_many_transfers_are_counted_and_not_all_listed() -> None:
 
 def test_an_instance_shows_its_nodes_snapshots_and_gaps() -> None:
     shown = instance(nodes=nodes(), gaps=2)
-    document = read(page.instance(shown, status(shown)))
+    document = read(page.instance(status(shown), shown))
     second = document.all("article")[1]
 
     assert [article.one("h3").text for article in document.all("article")] == [
@@ -286,14 +286,14 @@ def test_an_instance_shows_its_nodes_snapshots_and_gaps() -> None:
 def test_an_instance_shows_only_its_own_transfers() -> None:
     shown = status(instance("a"), instance("b"), transfers=(transfer("a"), transfer("b")))
 
-    labels = [bar.attributes["aria-label"] for bar in read(page.instance(instance("a"), shown)).all("progress")]
+    labels = [bar.attributes["aria-label"] for bar in read(page.instance(shown, instance("a"))).all("progress")]
     assert labels == ["Transfer of a/a_replica_node_2"]
 
 
 def test_links_lead_where_they_should_below_any_prefix() -> None:
     """All are relative: a proxy may serve the page below a path of its own."""
     overview = read(page.overview(status(instance("orders"))))
-    below = read(page.instance(instance("orders"), status(instance("orders"))))
+    below = read(page.instance(status(instance("orders")), instance("orders")))
 
     assert row(page.overview(status(instance("orders"))), "orders").all("a")[0].attributes["href"] == "instances/orders"
     assert overview.one("script").attributes["src"] == "static/ddslogd.js"
@@ -460,7 +460,7 @@ def hostile_pages(text: str) -> list[str]:
         clouds=(replace(status().clouds[0], name=text, credentials=text),),
         disk=replace(status().disk, directory=text),
     )
-    return [page.overview(around, {"q": text[:1]}), page.instance(shown, around), page.missing(text, around)]
+    return [page.overview(around, {"q": text[:1]}), page.instance(around, shown), page.missing(around, text)]
 
 
 def test_hostile_text_stays_text(hostile: str) -> None:
@@ -563,7 +563,8 @@ def test_a_thousand_instances_are_rendered_in_a_tenth_of_a_second(asked: dict[st
 
 # --- colours ----------------------------------------------------------------------------------------------------------
 
-CSS = page.assets()["ddslogd.css"].body.decode()
+STATIC = {name: page.static(name) or ("", b"") for name in ("ddslogd.css", "ddslogd.js", "ddslogd.svg")}
+CSS = STATIC["ddslogd.css"][1].decode()
 TEXT = [
     *((ink, ground) for ink in ("ink", "muted", "link") for ground in ("paper", "ground", "stale-wash", "hover")),
     *((ink, ground) for ink in ("fresh", "new", "stale") for ground in ("paper", "hover", "stale-wash", "ground")),
@@ -631,18 +632,21 @@ def test_every_colour_is_a_property_that_both_schemes_have() -> None:
 
 
 def test_static_files_are_a_closed_set_and_small() -> None:
-    static = page.assets()
-
-    assert {name: asset.content_type for name, asset in static.items()} == {
-        "ddslogd.css": "text/css; charset=utf-8",
-        "ddslogd.js": "text/javascript; charset=utf-8",
+    assert {name: kind for name, (kind, _) in STATIC.items()} == {
+        "ddslogd.css": "text/css",
+        "ddslogd.js": "text/javascript",
         "ddslogd.svg": "image/svg+xml",
     }
-    assert sum(len(asset.body) for asset in static.values()) < 20_000
+    assert sum(len(body) for _, body in STATIC.values()) < 20_000
+
+
+@pytest.mark.parametrize("name", ["", "..", "../page.py", "../templates/base.html", "screenshot.png", "ddslogd.css/"])
+def test_no_other_name_is_served(name: str) -> None:
+    assert page.static(name) is None
 
 
 def test_the_script_is_short_and_asks_nobody_but_its_own_page() -> None:
-    script = page.assets()["ddslogd.js"].body.decode()
+    script = STATIC["ddslogd.js"][1].decode()
 
     assert len([line for line in script.splitlines() if line.strip() and not line.lstrip().startswith("//")]) <= 60
     assert re.findall(r"fetch\(([^,]+),", script) == ["location.href"]

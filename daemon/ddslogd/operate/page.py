@@ -5,7 +5,6 @@ Whatever comes from the cloud is hostile: jinja2 escapes each value, and ``words
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -25,35 +24,27 @@ if TYPE_CHECKING:
 
 _PACKAGE = "ddslogd.operate"
 _CONTENT_TYPES = {
-    "ddslogd.css": "text/css; charset=utf-8",
-    "ddslogd.js": "text/javascript; charset=utf-8",
+    "ddslogd.css": "text/css",
+    "ddslogd.js": "text/javascript",
     "ddslogd.svg": "image/svg+xml",
 }
 _TRANSFERS = 50  # that are shown one by one
 _NOTHING: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
-    """A static file."""
-
-    body: bytes
-    content_type: str
+def static(name: str) -> tuple[str, bytes] | None:
+    """Give the content type and the bytes of a static file; None where there is none of that name."""
+    return _static_files().get(name)
 
 
-def assets() -> Mapping[str, Asset]:
-    """Give all static files by their names: a closed set, so that no name can lead elsewhere."""
-    return _assets()
-
-
-def overview(status: Status, asked: Mapping[str, str] = _NOTHING) -> str:
+def overview(status: Status, query: Mapping[str, str] = _NOTHING) -> str:
     """Give the page of all instances.
 
     Args:
         status: May leave out the instances' nodes.
-        asked: The address's query.
+        query: Of the address.
     """
-    query = read(asked)
+    asked = read(query)
     return (
         _environment()
         .get_template("overview.html")
@@ -61,8 +52,8 @@ def overview(status: Status, asked: Mapping[str, str] = _NOTHING) -> str:
             root="",
             status=status,
             now=status.now,
-            query=query,
-            selection=select(status.instances, query),
+            query=asked,
+            selection=select(status.instances, asked),
             states=_counted(status),
             clouds=sorted(status.clouds, key=_is_well),
             transfers=status.transfers[:_TRANSFERS],
@@ -70,22 +61,23 @@ def overview(status: Status, asked: Mapping[str, str] = _NOTHING) -> str:
     )
 
 
-def instance(found: Instance, status: Status) -> str:
+def instance(status: Status, instance: Instance, query: Mapping[str, str] = _NOTHING) -> str:  # noqa: ARG001  # nothing yet
     """Give the page of one instance.
 
     Args:
-        found: The instance with its nodes.
         status: For what is around it.
+        instance: The instance with its nodes.
+        query: Of the address.
     """
-    running = tuple(transfer for transfer in status.transfers if transfer.instance == found.name)
+    running = tuple(transfer for transfer in status.transfers if transfer.instance == instance.name)
     return (
         _environment()
         .get_template("instance.html")
-        .render(root="../", status=status, now=status.now, instance=found, transfers=running)
+        .render(root="../", status=status, now=status.now, instance=instance, transfers=running)
     )
 
 
-def missing(name: str, status: Status) -> str:
+def missing(status: Status, name: str) -> str:
     """Give the page that says that there is no such instance."""
     return _environment().get_template("missing.html").render(root="../", status=status, now=status.now, name=name)
 
@@ -163,9 +155,7 @@ def _template(name: str) -> str:
 
 
 @cache
-def _assets() -> Mapping[str, Asset]:
-    static = resources.files(_PACKAGE) / "static"
-    return {
-        name: Asset(body=(static / name).read_bytes(), content_type=content_type)
-        for name, content_type in _CONTENT_TYPES.items()
-    }
+def _static_files() -> Mapping[str, tuple[str, bytes]]:
+    """Read all there are: a closed set, so that no name can lead elsewhere."""
+    directory = resources.files(_PACKAGE) / "static"
+    return {name: (kind, (directory / name).read_bytes()) for name, kind in _CONTENT_TYPES.items()}
