@@ -9,6 +9,7 @@
 #   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: of 2 GiB a set
 #   make bench-fleet    what 10,000 instances take, 4 minutes
 # make bench-soak     whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
+# make test-page      look at the page in Chromium (Debian's), a minute; screenshots in build/screenshots
 # make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3
@@ -22,13 +23,16 @@ SOAK_MINUTES ?= 10
 
 BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet
 
-.PHONY: demo test test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean deb test-deb
+.PHONY: demo test test-page test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean deb test-deb
 
 demo: $(INSTALLED)
 	$(BIN)/ddslogd demo
 
 test: lint
 	$(BIN)/pytest -q -n auto --dist worksteal
+
+test-page: $(INSTALLED)
+	$(BIN)/pytest -q -n auto -m slow tests/test_browser.py
 
 test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
 	$(BIN)/pytest -q -m slow tests/test_keystone.py
