@@ -8,7 +8,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -554,9 +554,9 @@ def test_a_thousand_instances_are_rendered_in_a_tenth_of_a_second(asked: dict[st
     shown = fleet(1000)
     took = []
     for _ in range(5):
-        began = perf_counter()
+        began = process_time()
         page.overview(shown, asked)
-        took.append(perf_counter() - began)
+        took.append(process_time() - began)
 
     assert min(took) < ROW_LIMIT_S
 

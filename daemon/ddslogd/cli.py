@@ -87,6 +87,7 @@ def run(path: Path, log_level: str, log_format: str) -> None:
     the directory. 78: the configuration is wrong.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it means a reload
+    from ddslogd.operate import page  # noqa: PLC0415  # heavy
     from ddslogd.operate.notify import Notifier  # noqa: PLC0415  # heavy
     from ddslogd.operate.progress import Silent  # noqa: PLC0415  # heavy
     from ddslogd.operate.web import listening  # noqa: PLC0415  # heavy
@@ -103,7 +104,7 @@ def run(path: Path, log_level: str, log_format: str) -> None:
     async def serve() -> None:
         async with (
             opened(loaded.settings, clock=SystemClock(), progress=Silent(), redact=redactor.add) as service,
-            listening(loaded.settings.web, service.observer(), clean=redactor.clean),
+            listening(loaded.settings.web, service.observer(), clean=redactor.clean, page=page),
         ):
             reloads = Reloads(path, take_over=service.reload, notifier=notifier)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)

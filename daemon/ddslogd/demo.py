@@ -16,6 +16,7 @@ from rich.filesize import decimal
 from rich.tree import Tree
 
 from ddslogd import config
+from ddslogd.operate import page
 from ddslogd.operate.progress import watching
 from ddslogd.operate.web import listening
 from ddslogd.pacing import SystemClock
@@ -89,7 +90,7 @@ async def run_demo(
             watch = _Count(shown, {instance.name for instance in settings.fleet()})
             async with (
                 opened(settings, clock=SystemClock(), progress=watch, redact=redact) as service,
-                listening(settings.web, service.observer(), clean=clean) as address,
+                listening(settings.web, service.observer(), clean=clean, page=page) as address,
             ):
                 if address is not None:
                     console.print(f"Look at it while it runs: http://{address[0]}:{address[1]}/", soft_wrap=True)

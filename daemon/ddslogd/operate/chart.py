@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ddslogd.operate import words
 
@@ -28,7 +27,6 @@ class Spark:
     height: int = HEIGHT
 
 
-@lru_cache(maxsize=16_384)
 def spark(counts: tuple[int, ...]) -> Spark:
     """Draw the newest cycles, oldest first; the highest bar is the most of them."""
     counts = counts[-CYCLES:]

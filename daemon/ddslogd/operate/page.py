@@ -5,7 +5,7 @@ Whatever comes from the cloud is hostile: jinja2 escapes each value, and ``words
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -120,6 +120,14 @@ def _time(moment: datetime | None, now: datetime, *, none: str = "never", late: 
     return Markup(html)  # noqa: S704  # see above
 
 
+@lru_cache(maxsize=16_384)
+def _sparkline(counts: tuple[int, ...]) -> Markup:
+    """Draw new bytes a cycle; kept, since few of many instances have had a cycle since the page was last made."""
+    template = _environment().get_template("parts.html").module
+    drawn: Markup = template.sparkline(chart.spark(counts))  # type: ignore[attr-defined]  # a macro
+    return drawn
+
+
 def _soft(path: str) -> Markup:
     """Let a path break behind its slashes."""
     return Markup("/<wbr>").join(escape(words.seen(part)) for part in path.split("/"))
@@ -144,6 +152,7 @@ def _environment() -> Environment:
         "span": words.span,
         "sentence": lambda text: text[:1].upper() + text[1:],
         "spark": chart.spark,
+        "sparkline": _sparkline,
         "time": _time,
         "segment": lambda name: quote(name, safe="", errors="surrogatepass"),
     }
