@@ -61,6 +61,9 @@ class Page(Protocol):
     def instance(self, status: Status, instance: Instance, query: Mapping[str, str]) -> str:
         """Give the page of one, with its nodes."""
 
+    def missing(self, status: Status, name: str) -> str:
+        """Give the page that says that there is no such instance."""
+
     def static(self, name: str) -> tuple[str, bytes] | None:
         """Give the content type and the bytes of a file beside the pages; None where there is no such file."""
 
@@ -197,9 +200,13 @@ class _Site:
         return web.Response(text=text, content_type="text/html")
 
     async def instance(self, request: web.Request) -> web.Response:
-        status, instance = await self._one(request)
         if self._page is None:
-            return _json(json.dumps(instance_object(instance)))
+            return await self.api_instance(request)
+        name = request.match_info["name"]
+        status, instance = await self._found(name)
+        if instance is None:
+            text = await asyncio.to_thread(self._page.missing, status, name)
+            return web.Response(text=text, content_type="text/html", status=404)
         text = await asyncio.to_thread(self._page.instance, status, instance, dict(request.query))
         return web.Response(text=text, content_type="text/html")
 
@@ -239,12 +246,14 @@ class _Site:
         return _json(json.dumps(instance_object(instance)))
 
     async def _one(self, request: web.Request) -> tuple[Status, Instance]:
-        name = request.match_info["name"]
+        status, instance = await self._found(request.match_info["name"])
+        if instance is None:
+            raise web.HTTPNotFound(text="404: there is no instance of this name\n")
+        return status, instance
+
+    async def _found(self, name: str) -> tuple[Status, Instance | None]:
         status = await self._source(nodes_of=name)
-        for instance in status.instances:
-            if instance.name == name:
-                return status, instance
-        raise web.HTTPNotFound(text="404: there is no instance of this name\n")
+        return status, next((one for one in status.instances if one.name == name), None)
 
 
 def _brief(instance: Instance) -> dict[str, Any]:
