@@ -10,25 +10,36 @@ import os
 import re
 import shutil
 import threading
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from aiohttp import web
 
 from conftest import needed_module
+from ddslogd import config
 from ddslogd.operate import page as pages
+from ddslogd.operate.log import Redactor
+from ddslogd.operate.progress import Silent
+from ddslogd.operate.web import listening
+from ddslogd.pacing import SystemClock
+from ddslogd.sandbox import Sandbox, configuration
+from ddslogd.service import opened
 from made_status import dozen, fleet, instance, nodes, silent, stale, status, transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from playwright.sync_api import Browser, Locator, Page
 
     from ddslogd.operate.status import Status
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +57,11 @@ CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
 )
+ANY_PORT = "web: {listen: '127.0.0.1:0'}\n"
 TICK_MS = 5000
 SWAP_LIMIT_S = 1.0  # of the browser's main thread, on a busy machine
-PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 800}
+PHONE: Any = {"width": 390, "height": 844}
+DESK: Any = {"width": 1280, "height": 800}
 HOSTILE = "<script>alert(1)</script>\" onclick='alert(2)' \u202eprod"
 
 
@@ -105,36 +117,79 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update({"Content-Security-Policy": CSP, "Cache-Control": "no-store"})
 
 
-@contextmanager
-def serving(site: Site) -> Iterator[None]:
-    """Serve meanwhile, from a thread: the browser is driven from this one."""
+@asynccontextmanager
+async def listening_for(site: Site) -> AsyncIterator[Site]:
     app = web.Application()
     app.on_response_prepare.append(_add_headers)
     app.router.add_get("/", site.overview)
     app.router.add_get("/instances/{name:.+}", site.instance)
     app.router.add_get("/static/{name}", site.static)
-    loop, up = asyncio.new_event_loop(), threading.Event()
-
-    async def serve() -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        site.url = "http://{}:{}/".format(*runner.addresses[0])
-        up.set()
-        try:
-            await stop.wait()
-        finally:
-            await runner.cleanup()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    up.wait(10)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.url = "http://{}:{}/".format(*runner.addresses[0])
     try:
-        yield
+        yield site
+    finally:
+        await runner.cleanup()
+
+
+@dataclass
+class Demo:
+    """A real service that collects from a sandbox, and the page that it serves."""
+
+    sandbox: Sandbox
+    url: str
+
+
+@asynccontextmanager
+async def collecting(directory: Path) -> AsyncIterator[Demo]:
+    """Run a service, its web server and a cloud that is 480 times as fast: a cycle each 2.5 s, stale after 5 s."""
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(Sandbox(speed=480.0, window=400_000, lines_per_second=60.0))
+        os.environ["DDSLOGD_TOKEN"] = sandbox.issue_token()
+        text = configuration(sandbox, directory=directory / "logs", state=directory / "state") + ANY_PORT
+        settings = config.parse(text, "test").settings
+        service = await stack.enter_async_context(
+            opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None)
+        )
+        address = await stack.enter_async_context(
+            listening(settings.web, service.observer(), clean=redactor.clean, page=pages)
+        )
+        assert address is not None
+        serving = asyncio.create_task(service.serve())
+        try:
+            yield Demo(sandbox, "http://{}:{}/".format(*address))
+        finally:
+            serving.cancel()
+            await asyncio.wait([serving])
+
+
+@contextmanager
+def threaded(started: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """Run it in a thread meanwhile: the browser is driven from this one."""
+    loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), Future[T]()
+
+    async def run() -> None:
+        async with started as entered:
+            up.set_result(entered)
+            await stop.wait()
+
+    def thread() -> None:
+        try:
+            loop.run_until_complete(run())
+        except BaseException as exc:
+            if up.done():
+                raise
+            up.set_exception(exc)
+
+    running = threading.Thread(target=thread)
+    running.start()
+    try:
+        yield up.result(timeout=30)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        running.join(30)
         loop.close()
 
 
@@ -151,18 +206,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    site = Site()
-    with serving(site):
+    with threaded(listening_for(Site())) as site:
         yield site
 
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[Page]:
     """A tab at a desk; whatever it complains of fails the test."""
-    yield from opened(browser, viewport=DESK)
+    yield from tabs(browser, viewport=DESK)
 
 
-def opened(browser: Browser, **options: Any) -> Iterator[Page]:
+def tabs(browser: Browser, **options: Any) -> Iterator[Page]:
     context = browser.new_context(**options)
     tab = context.new_page()
     complaints: list[str] = []
@@ -190,6 +244,45 @@ def settled(locator: Locator, text: str) -> None:
 
 def names(tab: Page) -> list[str]:
     return tab.locator("tbody th[scope=row] a").all_inner_texts()
+
+
+# --- a real service ---------------------------------------------------------------------------------------------------
+
+
+def test_an_instance_of_a_running_service_goes_stale_and_comes_back(browser: Browser, tmp_path: Path) -> None:
+    """Nothing is made up but the cloud: exports fail until the target has passed, then succeed again."""
+    with threaded(collecting(tmp_path)) as demo:
+        context = browser.new_context(viewport=DESK)
+        tab = context.new_page()
+        tab.goto(demo.url)
+        tab.evaluate("window.sameDocument = true")
+        seen(tab.locator("h1"), "All 3 instances fresh")
+        seen(tab.locator("#i-orders .badge"), "fresh")
+
+        (orders,) = (one for one in demo.sandbox.fleet if one.name == "orders")
+        demo.sandbox.faults.failed_rows = {node.name for node in orders.nodes}
+        seen(tab.locator("h1"), "1 of 3 instances stale")
+        seen(tab.locator("#i-orders .badge"), "stale")
+        assert "No good cycle for" in tab.locator("#i-orders .trouble").inner_text()
+        tab.screenshot(path=SCREENSHOTS / "service-stale.png", full_page=True)
+
+        demo.sandbox.faults.failed_rows = set()
+        seen(tab.locator("h1"), "All 3 instances fresh")
+        assert tab.evaluate("window.sameDocument") is True
+        tab.screenshot(path=SCREENSHOTS / "service-fresh.png", full_page=True)
+
+        tab.locator("#a-orders").click()
+        seen(tab.locator("h1"), "orders is fresh")
+        assert tab.locator("article").count() == len(orders.nodes)
+        assert tab.locator("table.snapshots tbody tr").count() >= len(orders.nodes)
+        tab.screenshot(path=SCREENSHOTS / "service-instance.png", full_page=True)
+        assert tab.goto(demo.url + "instances/nobody").status == 404  # type: ignore[union-attr]  # it answers
+        context.close()
+
+
+def seen(locator: Locator, text: str) -> None:
+    """Wait until an element says it: by the true clock, three refreshes of the page and more."""
+    locator.filter(has_text=re.compile(f"^{re.escape(text)}$")).wait_for(timeout=60_000)
 
 
 # --- live -------------------------------------------------------------------------------------------------------------
@@ -364,7 +457,7 @@ def test_a_thousand_rows_are_swapped_quickly(tab: Page, site: Site) -> None:
 
 def test_it_works_without_scripts(browser: Browser, site: Site) -> None:
     site.status = dozen(late=True)
-    for tab in opened(browser, viewport=DESK, java_script_enabled=False):
+    for tab in tabs(browser, viewport=DESK, java_script_enabled=False):
         tab.goto(site.url)
         assert tab.locator("h1").inner_text() == "2 of 13 instances stale"
 
@@ -388,7 +481,7 @@ def test_it_works_without_scripts(browser: Browser, site: Site) -> None:
 
 def test_pages_of_a_thousand_are_walked_without_scripts(browser: Browser, site: Site) -> None:
     site.status = fleet(1000)
-    for tab in opened(browser, viewport=DESK, java_script_enabled=False):
+    for tab in tabs(browser, viewport=DESK, java_script_enabled=False):
         tab.goto(site.url + "?sort=name")
         seen = names(tab)
         while tab.locator("#next").count():
@@ -457,7 +550,7 @@ def test_axe_finds_nothing(browser: Browser, site: Site, path: str, viewport: di
     """All rules of axe-core that it knows for WCAG 2.2 A and AA, and its best practices."""
     axe = needed_module("axe_playwright_python.sync_playwright").Axe()
     site.status = dozen(late=True)
-    for tab in opened(browser, viewport=viewport, color_scheme=scheme):
+    for tab in tabs(browser, viewport=viewport, color_scheme=scheme):
         tab.goto(site.url + path)
         violations = axe.run(tab).response["violations"]
         found = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in violations]
@@ -466,7 +559,7 @@ def test_axe_finds_nothing(browser: Browser, site: Site, path: str, viewport: di
 
 def test_the_table_is_one_for_a_screen_reader_also_as_cards(browser: Browser, site: Site) -> None:
     for viewport in (DESK, PHONE):
-        for tab in opened(browser, viewport=viewport):
+        for tab in tabs(browser, viewport=viewport):
             tab.goto(site.url)
             assert tab.get_by_role("table").get_by_role("rowheader").count() == 12
             assert tab.get_by_role("table").get_by_role("columnheader").count() == 7
@@ -522,7 +615,7 @@ def test_a_screenshot_shows_all_of_it(
 ) -> None:
     """Nothing sticks out at the side, and the scheme is the reader's."""
     site.status = shown
-    for tab in opened(browser, viewport=viewport, color_scheme=scheme):
+    for tab in tabs(browser, viewport=viewport, color_scheme=scheme):
         tab.goto(site.url + path)
         tab.screenshot(path=SCREENSHOTS / f"{request.node.callspec.id}.png", full_page=len(shown.instances) < 100)
 
