@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ddslogd.config import Loaded, Settings
     from ddslogd.models import Advance, CycleReport, Instance
     from ddslogd.operate.log import Redactor
+    from ddslogd.storage.shippers import Shipper
 
 T = TypeVar("T")
 
@@ -342,6 +343,46 @@ def rebuild(name: str, path: Path, log_level: str, log_format: str) -> None:
 
 
 @commands.command()
+@config_option
+@click.option(
+    "--shipper",
+    "shippers",
+    metavar="[KIND:]FILE",
+    multiple=True,
+    help="A shipper's configuration to look at too, as filebeat:/etc/filebeat/filebeat.yml. Can be repeated.",
+)
+@click.option("--offline", is_flag=True, help="Call nobody.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(path: Path, shippers: tuple[str, ...], *, offline: bool, as_json: bool) -> None:
+    """Look at all that can be wrong, and say what to do.
+
+    Configuration, secrets, network, certificates, clock, login, rights, disk, ledger, and what shippers read. Nothing
+    is changed, and no export is started; each login is tried once. Works beside a running daemon.
+
+    Exit status 0: nothing fails (there may be warnings). 1: something does.
+    """
+    from rich.console import Console  # noqa: PLC0415  # heavy
+
+    from ddslogd.findings import Level  # noqa: PLC0415  # heavy
+    from ddslogd.operate.doctor import Visit, examined, lines, report, table  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+
+    redactor, clock = _events("critical", "auto"), SystemClock()
+    visit = Visit(path=path.absolute(), shippers=[_shipper(text) for text in shippers], offline=offline)
+    findings = _until_signal(examined(visit, clock=clock, redact=redactor.add))
+    if findings is None:
+        _end("ddslogd: stopped before the end", EXIT_FAILED)
+    console = Console()
+    if as_json:
+        told = json.dumps(report(findings, clock.now()), indent=2)
+    else:
+        told = table(findings, width=console.width) if console.is_terminal else lines(findings)
+    click.echo(redactor.clean(told))
+    if any(finding.level is Level.FAIL for finding in findings):
+        sys.exit(EXIT_FAILED)
+
+
+@commands.command()
 def schema() -> None:
     """Print the configuration's JSON schema.
 
@@ -425,6 +466,16 @@ def _events(level: str, form: str) -> Redactor:
 
     sys.excepthook = say  # what nobody foresaw is told without its secrets, too
     return redactor
+
+
+def _shipper(text: str) -> tuple[Shipper | None, Path]:
+    """Read KIND:FILE, or FILE alone."""
+    from ddslogd.storage.shippers import Shipper  # noqa: PLC0415  # heavy
+
+    kind, colon, file = text.partition(":")
+    if colon and kind in set(Shipper):
+        return Shipper(kind), Path(file)
+    return None, Path(text)
 
 
 def _moment(text: str) -> datetime:

@@ -23,6 +23,7 @@ from ddslogd.cloud.http import MOST_CALLS, REQUEST_TIMEOUT_S, Http, new_session
 from ddslogd.cloud.identity import IdentityService
 from ddslogd.cloud.keys import AccessKey, MetadataKeys, Signer
 from ddslogd.cloud.metadata import MetadataService
+from ddslogd.cloud.rights import PATIENCE_S, Caller
 from ddslogd.cloud.tally import Tally
 from ddslogd.cloud.tokens import GivenToken, PasswordLogin
 from ddslogd.cloud.wire import ProjectName
@@ -385,6 +386,17 @@ async def seen(settings: Settings, *, clock: Clock, redact: Callable[[str], None
         return judge(settings, listings, names={})
 
 
+async def caller(
+    settings: Settings, name: str, *, clock: Clock, redact: Callable[[str], None], stack: AsyncExitStack
+) -> Caller:
+    """Build what makes single calls to a cloud: once, with little patience.
+
+    Raises:
+        ConfigError: The file of trusted certificates cannot be used.
+    """
+    return await _Builder(name, settings.clouds[name], settings=settings, clock=clock, stack=stack).caller(redact)
+
+
 async def _accounts(
     settings: Settings,
     *,
@@ -582,6 +594,17 @@ class _Builder:
             read_timeout_s=read_timeout_s,
             most_connections=most_connections,
         )
+
+    async def caller(self, redact: Callable[[str], None]) -> Caller:
+        session = new_session(
+            ca_file=self._cloud.ca_file,
+            proxy=self._cloud.proxy,
+            connect_timeout_s=PATIENCE_S,
+            read_timeout_s=PATIENCE_S,
+        )
+        http = Http(await self._stack.enter_async_context(session), clock=self._clock, skew=self._skew)
+        credentials = await self._credentials(http, redact)
+        return Caller(endpoint=self._cloud.dds_endpoint, http=http, credentials=credentials)
 
     async def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
         identity = IdentityService(

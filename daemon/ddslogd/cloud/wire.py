@@ -199,6 +199,15 @@ def instances_path(project_id: str, offset: int) -> str:
     return f"/v3/{project_id}/instances?limit={PAGE}&offset={offset}"
 
 
+def one_instance_path(project_id: str) -> str:
+    """Give the path and query of the smallest list of instances there is: it shows whether there is the right."""
+    return f"/v3/{project_id}/instances?limit=1&offset=0"
+
+
+NO_INSTANCE = f"{'0' * 32}in02"
+"""An id that no instance has. What is asked of it starts nothing: the cloud refuses it, DBS.200002 or the like."""
+
+
 def read_instances(body: bytes, *, request_id: str = "") -> ListPage:
     """Read one page of the list of instances; entries without an id are passed over.
 

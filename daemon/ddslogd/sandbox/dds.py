@@ -13,6 +13,7 @@ from aiohttp import web
 from ddslogd.sandbox.delivery import hang_up
 from ddslogd.sandbox.exports import request_exports
 from ddslogd.sandbox.faults import take
+from ddslogd.sandbox.kinds import KINDS
 from ddslogd.sandbox.listing import told, wanted
 from ddslogd.sandbox.replies import dds_refusal, json_reply, ordered
 
@@ -54,7 +55,7 @@ class Dds:
 
     async def instances(self, request: web.Request) -> web.Response:
         """Answer ``GET /v3/{project}/instances``: newest first, in pages."""
-        await self._admit(request)
+        await self._admit(request, "instances")
         offset = _number(request, "offset", default=0, allowed=range(10**9), code="DBS.280440")
         limit = _number(request, "limit", default=_PAGE, allowed=range(1, _PAGE + 1), code="DBS.280439")
         most = min(limit, self._faults.short_pages) if self._faults.short_pages > 0 else limit
@@ -69,7 +70,7 @@ class Dds:
             await hang_up(request)
         if error := take(self._faults.api_errors):
             raise ordered(error)
-        await self._admit(request)
+        await self._admit(request, KINDS[kind].call)
         nodes = self._instance_nodes(request.match_info["instance"], kind)
         asked = await _asked(request)
         chosen = _chosen(nodes, asked.get("node_id_list"))
@@ -77,8 +78,10 @@ class Dds:
         request_exports(chosen, now=self._clock.now(), fresh_for=self._clock.scaled(self._rules.fresh_for))
         return self._reply(self._report(chosen, names))
 
-    async def _admit(self, request: web.Request) -> None:
+    async def _admit(self, request: web.Request, call: str) -> None:
         await self._iam.require(request)
+        if call in self._faults.missing_rights:
+            raise dds_refusal(403, "DBS.280032", "You do not have permission to perform the operation.")
         project = request.match_info["project"]
         if project != self._rules.project_id or self._iam.project_of(request) not in {None, project}:
             raise dds_refusal(400, "DBS.200010", "The tenant and the instance do not match.")

@@ -47,6 +47,9 @@ class Faults:
         object_errors: Statuses, each with the XML body that fits it.
         api_errors: Replies to errorlog-download and slowlog-download.
         login_errors: Replies to a login.
+        missing_rights: Which calls the credentials have no right to: instances, errorlog-download, slowlog-download.
+            They are refused before anything else of the request is looked at; in which order the cloud does is not
+            documented.
         drop_api: So many of their connections are closed without a reply.
         drop_objects: The same for objects. A client may repeat a GET by itself after that.
         slow_rows: Node (name or id) to extra seconds until its row is ready, divided by the sandbox's speed as every
@@ -84,6 +87,7 @@ class Faults:
     object_errors: list[int] = field(default_factory=list)
     api_errors: list[ApiError] = field(default_factory=list)
     login_errors: list[ApiError] = field(default_factory=list)
+    missing_rights: set[str] = field(default_factory=set)
     drop_api: int = 0
     drop_objects: int = 0
     slow_rows: dict[str, float] = field(default_factory=dict)

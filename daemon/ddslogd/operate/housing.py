@@ -1,0 +1,180 @@
+"""Whether logs and state have a place: room, inodes, modes, a ledger that can be read, and readers who may read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from stat import S_IMODE, S_ISDIR
+from typing import TYPE_CHECKING, Final
+
+from rich.filesize import decimal
+
+from ddslogd.errors import ConfigError, StorageError
+from ddslogd.findings import Finding, fail, ok, warn
+from ddslogd.storage import database, inventory, layout, premises
+from ddslogd.storage.ledger import FILE_NAME
+from ddslogd.storage.store import LOCK_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from ddslogd.config import Limits, Settings, Storage
+    from ddslogd.storage.premises import Room, Who
+
+AREA: Final = "disk"
+_FEW_INODES: Final = 10_000
+_FEW_OF_ALL: Final = 20  # one in so many
+_DAY: Final = timedelta(days=1)
+_SHOWN: Final = 3
+
+
+def housed(settings: Settings, who: Who, now: datetime) -> Iterator[Finding]:
+    """Look at both directories, the disk, the ledger and who may read. Blocks.
+
+    Args:
+        settings: Of the daemon.
+        who: The daemon's user, by mode bits.
+        now: For what comes a day.
+    """
+    storage = settings.storage
+    for setting, path in (("storage.directory", storage.directory), ("storage.state", storage.state)):
+        yield from _directory(setting, path, who)
+    yield from _room(storage, now)
+    yield _running(storage)
+    yield _ledger(storage.state)
+    if settings.stream.enabled:
+        yield from _readers(storage.directory)
+
+
+def _directory(setting: str, path: Path, who: Who) -> Iterator[Finding]:
+    try:
+        status = premises.status_of(path)
+    except StorageError as exc:
+        yield fail(
+            AREA, f"{setting}: {exc}", f"let {who.name} pass through every directory above it (chmod o+x or g+x)"
+        )
+        return
+    if status is None:
+        yield _to_be_made(setting, path, who)
+        return
+    if not S_ISDIR(status.st_mode):
+        yield fail(AREA, f"{setting}: {path} is no directory", "name another, or move it away")
+        return
+    if stop := premises.barrier(path, who, 7):
+        todo = f"chown {who.name}: {path}; chmod 0750 {path}" if stop == path else f"chmod o+x {stop}"
+        yield fail(AREA, f"{setting}: {who.name} may not write to {path}: see {stop}", todo)
+    elif S_IMODE(status.st_mode) & 0o007:
+        text = f"{setting}: others can look into {path} (mode {S_IMODE(status.st_mode):04o})"
+        yield warn(AREA, text, f"chmod 0750 {path}, unless everybody on this host may read the logs")
+    else:
+        yield ok(AREA, f"{setting}: {who.name} may write to {path} (mode {S_IMODE(status.st_mode):04o})")
+    if kind := premises.remote_type(path):
+        todo = "use a local disk: the lock and the ledger need one"
+        yield fail(AREA, f"{setting}: {path} is on {kind}, on another host", todo)
+
+
+def _to_be_made(setting: str, path: Path, who: Who) -> Finding:
+    parent = premises.nearest(path)
+    if premises.barrier(parent, who, 3):
+        todo = f"install -d -m 0750 -o {who.name} -g {who.name} {path}"
+        return fail(AREA, f"{setting}: there is no {path}, and {who.name} may not make it in {parent}", todo)
+    return ok(AREA, f"{setting}: there is no {path} yet; the daemon makes it in {parent}")
+
+
+def _room(storage: Storage, now: datetime) -> Iterator[Finding]:
+    try:
+        room = premises.room(storage.directory)
+    except StorageError as exc:
+        yield fail(AREA, str(exc), "see the disk")
+        return
+    text = f"{decimal(room.free)} of {decimal(room.total)} are free; storage.keep_free is {decimal(storage.keep_free)}"
+    if room.free < storage.keep_free or room.free == 0:
+        yield fail(AREA, f"{text}: nothing is asked for", "make room, or lower storage.keep or storage.keep_free")
+    else:
+        yield ok(AREA, text)
+    yield _inodes(room)
+    yield _outlook(storage, room, now)
+
+
+def _inodes(room: Room) -> Finding:
+    if room.inodes_free is None:
+        return ok(AREA, "inodes: the file system makes them as it needs them")
+    text = f"inodes: {room.inodes_free:,} of {room.inodes:,} are free"
+    if room.inodes_free == 0:
+        return fail(AREA, text, "remove files: there may be many small ones")
+    if room.inodes_free < min(_FEW_INODES, room.inodes // _FEW_OF_ALL):
+        return warn(AREA, text, "lower storage.keep.snapshots.age, or set storage.snapshots: latest")
+    return ok(AREA, text)
+
+
+def _outlook(storage: Storage, room: Room, now: datetime) -> Finding:
+    """Reckon what there will be once retention removes as much as comes."""
+    try:
+        growth = inventory.growth(storage.state, now)
+    except (ConfigError, StorageError):
+        return ok(AREA, "what will come cannot be reckoned before a day of cycles: up to 40 MB a node and cycle")
+    snapshots = growth.held_snapshots
+    if storage.snapshots == "all":
+        snapshots = _held(growth.snapshots, storage.keep.limits(storage.keep.snapshots), snapshots)
+    streams = _held(growth.streams, storage.keep.limits(storage.keep.streams), growth.held_streams)
+    more = snapshots + streams - growth.held_snapshots - growth.held_streams
+    text = f"at the pace of the last week storage.keep will hold {decimal(snapshots + streams)}, {decimal(more)} more"
+    if more > room.free - storage.keep_free:
+        what = f"{text}, which there is no room for: old files will go sooner"
+        return warn(AREA, what, "more disk, or lower storage.keep, or storage.snapshots: latest")
+    return ok(AREA, text)
+
+
+def _held(a_day: float, limits: Limits, now: int) -> int:
+    """Give what there will be of a kind; without any limit, what comes in a year."""
+    size = a_day * ((limits.age or 365 * _DAY) / _DAY)
+    return max(now, round(min(size, limits.size or size)))
+
+
+def _running(storage: Storage) -> Finding:
+    process = premises.holder(storage.directory)
+    if process is None:
+        return ok("daemon", f"no ddslogd works on {storage.directory} (or {LOCK_FILE} there cannot be read)")
+    return ok("daemon", f"a ddslogd runs: process {process} works on {storage.directory}")
+
+
+def _ledger(state: Path) -> Finding:
+    path = state / FILE_NAME
+    try:
+        there = premises.status_of(path) is not None
+        if there:
+            with database.reading(path):
+                return ok("ledger", f"{path} can be read (version {database.VERSION})")
+    except ConfigError as exc:
+        if "older" in str(exc):
+            return warn("ledger", str(exc), "the next start of the daemon brings it up")
+        return fail("ledger", str(exc), "install that version")
+    except StorageError as exc:
+        return fail(
+            "ledger", str(exc), "be the service's user; a damaged one is put aside and rebuilt at the next start"
+        )
+    return ok("ledger", f"there is no {path} yet; the daemon makes it")
+
+
+def _readers(directory: Path) -> Iterator[Finding]:
+    """Tell whether members of the directory's group can read streams, and everybody else."""
+    top = directory / layout.STREAMS
+    status = premises.status_of(premises.nearest(top))
+    if status is None:
+        return
+    reader = premises.member_of(status.st_gid)
+    if stop := premises.barrier(premises.nearest(top), reader, 5):
+        todo = f"chmod g+rx {stop}, or o+x where it belongs to another group"
+        yield warn("shipper", f"{reader.name} cannot read {top}: see {stop}", todo)
+        return
+    bad = []
+    for entry in premises.streams(directory):
+        need = 5 if S_ISDIR(entry.status.st_mode) else 4
+        if not reader.may(entry.status, need):
+            bad.append(str(entry.path))
+    if bad:
+        shown = ", ".join(bad[:_SHOWN])
+        yield warn("shipper", f"{reader.name} cannot read {shown} ({len(bad)} in all)", f"chmod -R g+rX {top}")
+    else:
+        yield ok("shipper", f"{reader.name} can read the streams: a shipper's user has to be in it (usermod -aG)")

@@ -1,0 +1,176 @@
+"""What the ledger holds, in numbers and as it stands, for who looks at it from outside. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from ddslogd.errors import StorageError
+from ddslogd.storage import database
+from ddslogd.storage.ledger import FILE_NAME
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WEEK: Final = timedelta(days=7)
+_MOST_ROWS: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How much comes.
+
+    Attributes:
+        snapshots: Bytes a day, over the last week or since the first; 0 where nothing is known yet.
+        streams: The same.
+        held_snapshots: Bytes that are on disk.
+        held_streams: The same.
+    """
+
+    snapshots: float
+    streams: float
+    held_snapshots: int
+    held_streams: int
+
+
+def growth(state: Path, now: datetime) -> Growth:
+    """Look how much comes a day.
+
+    Raises:
+        ConfigError: Another version of ddslogd wrote the ledger.
+        StorageError: It cannot be read.
+    """
+    since = database.ms_of(now - WEEK)
+    with database.reading(state / FILE_NAME) as db:
+        (first,) = db.execute("SELECT min(stored_ms) FROM snapshots WHERE published").fetchone()
+        (snapshots,) = db.execute(
+            "SELECT coalesce(sum(size), 0) FROM snapshots WHERE published AND path = key AND stored_ms >= ?", (since,)
+        ).fetchone()
+        (held,) = db.execute("SELECT coalesce(sum(size), 0) FROM snapshots WHERE published AND present").fetchone()
+        (live,) = db.execute("SELECT coalesce(sum(size), 0) FROM streams").fetchone()
+        (rotated, recent) = db.execute(
+            "SELECT coalesce(sum(size), 0), coalesce(sum(CASE WHEN rotated_ms >= ? THEN size END), 0)"
+            " FROM stream_parts",
+            (since,),
+        ).fetchone()
+    days = 0.0 if first is None else min(WEEK, now - database.moment_of(first)) / timedelta(days=1)
+    days = max(days, 1.0)  # of the first hours nothing can be told for days
+    return Growth(
+        snapshots=snapshots / days,
+        streams=(live + recent) / days,
+        held_snapshots=held,
+        held_streams=live + rotated,
+    )
+
+
+def nodes_known(state: Path) -> set[str]:
+    """Give the names of instances and nodes, and the ids of nodes, that the ledger holds; nothing where it cannot."""
+    queries = (
+        "SELECT instance, node FROM snapshots GROUP BY 1, 2",
+        "SELECT instance, node FROM failures",
+        "SELECT instance, name FROM nodes",
+        "SELECT id, name FROM names",
+        "SELECT id, id FROM nodes",
+        "SELECT instance, instance FROM cycles GROUP BY 1",
+    )
+    try:
+        with closing(_opened(state)) as db:
+            return {text for query in queries for row in db.execute(query) for text in row if text}
+    except sqlite3.Error:
+        return set()
+
+
+def contents(state: Path) -> dict[str, Any]:
+    """Give schema, counts and size, of a ledger of any version.
+
+    Raises:
+        StorageError: There is none, or it cannot be read.
+    """
+    path = state / FILE_NAME
+    try:
+        with closing(_opened(state)) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+            counts = {table: db.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0] for table in tables}  # noqa: S608  # names of the schema itself
+            schema = [row[0] for row in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")]
+            (checked,) = db.execute("PRAGMA quick_check(1)").fetchone() if path.stat().st_size < _CHECKED else ("",)
+    except (sqlite3.Error, OSError) as exc:
+        raise StorageError(f"the ledger cannot be read ({exc}): {path}") from exc
+    return {
+        "version": version,
+        "known_version": database.VERSION,
+        "size": path.stat().st_size,
+        "quick_check": checked or "not done: the file is large",
+        "rows": counts,
+        "schema": schema,
+    }
+
+
+_CHECKED: Final = database.ALWAYS_CHECKED
+
+
+def troubles(state: Path) -> dict[str, Any]:
+    """Give what fails now, the last cycles that did not end well, and the last gaps.
+
+    Raises:
+        StorageError: There is no ledger, or it cannot be read.
+    """
+    queries = {
+        "failures": "SELECT * FROM failures ORDER BY last_ms DESC",
+        "cycles": "SELECT * FROM cycles WHERE outcome NOT IN ('ok', 'nothing', 'cached') ORDER BY id DESC",
+        "gaps": "SELECT * FROM gaps ORDER BY noted_ms DESC",
+    }
+    return _rows(state, queries)
+
+
+def last_cycles(state: Path) -> dict[str, Any]:
+    """Give the last cycle of each instance, and what is known of each stream.
+
+    Raises:
+        StorageError: There is no ledger, or it cannot be read.
+    """
+    queries = {
+        "cycles": "SELECT * FROM cycles WHERE id IN (SELECT max(id) FROM cycles GROUP BY instance) ORDER BY instance",
+        "streams": "SELECT instance, log, node, size, born_ms, first_ms, last_ms, delivered_ms FROM streams",
+    }
+    return _rows(state, queries)
+
+
+def _rows(state: Path, queries: dict[str, str]) -> dict[str, Any]:
+    try:
+        with closing(_opened(state)) as db:
+            db.row_factory = sqlite3.Row
+            return {
+                name: [
+                    {key: _told(key, row[key]) for key in row.keys()}  # noqa: SIM118  # a row is no mapping
+                    for row in db.execute(f"{query} LIMIT {_MOST_ROWS}")
+                ]
+                for name, query in queries.items()
+            }
+    except sqlite3.Error as exc:
+        raise StorageError(f"the ledger cannot be read ({exc}): {state / FILE_NAME}") from exc
+
+
+def _told(key: str, value: Any) -> Any:
+    """Spell a moment."""
+    if key.endswith("_ms") and isinstance(value, int):
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
+    return value
+
+
+def _opened(state: Path) -> sqlite3.Connection:
+    """Open the file whatever its version; beside a daemon, or where only reading is allowed."""
+    uri = f"file:{quote(str(state / FILE_NAME))}?mode=ro"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        db.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        db.close()
+        if (state / f"{FILE_NAME}-wal").exists():
+            raise
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    return db

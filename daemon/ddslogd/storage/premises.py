@@ -1,0 +1,224 @@
+"""The place where logs and state are kept, looked at from outside: room, modes, who may read. Nothing is changed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ddslogd.errors import StorageError
+from ddslogd.storage import layout
+from ddslogd.storage.filesystem import disk
+from ddslogd.storage.store import LOCK_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_LOOKED_AT: Final = 2_000  # files and directories; modes are the same everywhere unless somebody changed them
+_MOUNTS: Final = Path("/proc/self/mounts")
+_REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glusterfs"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Who:
+    """Somebody whose access is judged by mode bits alone; access control lists are not looked at.
+
+    Attributes:
+        uid: None for somebody who is known by group only.
+    """
+
+    name: str
+    uid: int | None
+    gids: frozenset[int]
+
+    def may(self, status: os.stat_result, bits: int) -> bool:
+        """Tell whether all of the bits (4 read, 2 write, 1 search) are granted."""
+        if self.uid == 0:
+            return True
+        shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
+        return (stat.S_IMODE(status.st_mode) >> shift) & bits == bits
+
+
+def myself() -> Who:
+    """Give the user of this process."""
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return Who(name=name, uid=uid, gids=frozenset({os.getegid(), *os.getgroups()}))
+
+
+def user(name: str) -> Who | None:
+    """Give a user of this host; None where there is none of the name."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Who(name=name, uid=entry.pw_uid, gids=frozenset(os.getgrouplist(name, entry.pw_gid)))
+
+
+def group_name(gid: int) -> str:
+    """Give a group's name; its number where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def member_of(gid: int) -> Who:
+    """Give somebody who has that one group, and owns nothing."""
+    return Who(name=f"group {group_name(gid)}", uid=None, gids=frozenset({gid}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """A file system's.
+
+    Attributes:
+        free: Bytes, for whoever is not root.
+        inodes_free: None where the file system makes them as it needs them.
+    """
+
+    free: int
+    total: int
+    inodes_free: int | None
+    inodes: int
+
+
+def room(path: Path) -> Room:
+    """Look how much room there is, where a directory is or will be.
+
+    Raises:
+        StorageError: The file system does not say.
+    """
+    there = nearest(path)
+    with disk(there):
+        found = os.statvfs(there)
+    return Room(
+        free=found.f_bavail * found.f_frsize,
+        total=found.f_blocks * found.f_frsize,
+        inodes_free=found.f_favail if found.f_files else None,
+        inodes=found.f_files,
+    )
+
+
+def nearest(path: Path) -> Path:
+    """Give the directory, or what is there of the way to it."""
+    return next((one for one in (path, *path.parents) if _status(one) is not None), Path("/"))
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """Give a directory's status; None where there is none.
+
+    Raises:
+        StorageError: That cannot be told.
+    """
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise StorageError(f"{exc.strerror} ({errno.errorcode.get(exc.errno or 0, '?')}): {path}") from exc
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def barrier(path: Path, who: Who, bits: int) -> Path | None:
+    """Give the first thing on the way to a path that keeps somebody out; None where nothing does."""
+    for one in (*reversed(path.parents), path):
+        status = _status(one)
+        if status is None:
+            return None if one != path else one
+        if not who.may(status, bits if one == path else 1):
+            return one
+    return None
+
+
+def remote_type(path: Path) -> str:
+    """Give the type of the file system where it is another host's, on which locks are nothing; else nothing."""
+    best, kind = "", ""
+    with suppress(OSError):
+        for line in _MOUNTS.read_text(errors="replace").splitlines():
+            _, point, found, *_ = line.split(" ")
+            point = point.replace("\\040", " ")
+            if path.is_relative_to(point) and len(point) >= len(best):
+                best, kind = point, found
+    return kind if kind in _REMOTE else ""
+
+
+def holder(directory: Path) -> str | None:
+    """Give the process that works on a directory, as it says itself; None where none does."""
+    try:
+        fd = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(fd)  # and with it the lock, if it was given
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file or directory of the storage directory."""
+
+    path: Path
+    status: os.stat_result
+
+
+def streams(directory: Path) -> Iterator[Entry]:
+    """Give the directories and files below ``streams``, hidden ones left out, as many as are looked at."""
+    left = MOST_LOOKED_AT
+    top = directory / layout.STREAMS
+    for instance in _listed(top):
+        for path in (instance, *(_listed(instance))):
+            status = _status(path)
+            if status is not None and left > 0:
+                left -= 1
+                yield Entry(path=path, status=status)
+
+
+def others(directory: Path) -> Iterator[tuple[str, str]]:
+    """Give paths that no shipper should read, with what each is, as many as are looked at."""
+    left = MOST_LOOKED_AT
+    for base, directories, files in os.walk(directory):
+        for name in files:
+            what = _what(Path(base).relative_to(directory).parts, name)
+            if what and left > 0:
+                left -= 1
+                yield f"{base}/{name}", what
+        if left <= 0:
+            directories.clear()
+
+
+def _what(parents: tuple[str, ...], name: str) -> str:
+    if name.startswith(".") and name.endswith(layout.PART):
+        return "a part, which is no whole file yet"
+    if parents[:1] == (layout.SNAPSHOTS,):
+        return "a snapshot, whose lines are in a stream too"
+    if any(parent.startswith(".") for parent in parents):
+        return "a stream that rebuild put aside"
+    return "a lock" if name == LOCK_FILE else ""
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
