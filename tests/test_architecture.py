@@ -24,7 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 1: pure.
     {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
     {"storage.logtime"},
-    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress", "operate.words", "operate.globs"},
+    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress", "operate.words", "operate.globs", "operate.pseudonyms"},
     {"patience", "values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
@@ -54,6 +54,7 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 5: everything together, and the made-up cloud beside it.
     {"service", "sandbox"},
     {"demo", "operate.doctor"},
+    {"operate.bundle"},
     {"cli"},
     {"__main__"},
 )

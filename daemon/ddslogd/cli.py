@@ -382,6 +382,38 @@ def doctor(path: Path, shippers: tuple[str, ...], *, offline: bool, as_json: boo
         sys.exit(EXIT_FAILED)
 
 
+@commands.command("support-bundle")
+@config_option
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file, which must be a new one; default ddslogd-support-<time>.tar.gz here.",
+)
+@click.option("--with-names", is_flag=True, help="Leave names of users, projects, instances and hosts as they are.")
+def support_bundle(path: Path, target: Path | None, *, with_names: bool) -> None:
+    """Pack what somebody who helps needs to see.
+
+    Configuration, status, last failures, ledger schema and counts, versions, doctor's findings without network, and the
+    journal's last lines. Secrets are blanked out, and names replaced. Nothing is sent. Works beside a running daemon.
+
+    Exit status 0: done, also where the configuration is wrong. 74: the file cannot be written.
+    """
+    from ddslogd.operate.bundle import gathered, packed  # noqa: PLC0415  # heavy
+    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # heavy
+
+    redactor, clock = _events("critical", "auto"), SystemClock()
+    members = _until_signal(gathered(path.absolute(), clock=clock, redactor=redactor, with_names=with_names))
+    if members is None:
+        _end("ddslogd: stopped before the end; nothing was written", EXIT_FAILED)
+    name = f"ddslogd-support-{clock.now():%Y%m%dT%H%M%SZ}"
+    target = (target or Path(f"{name}.tar.gz")).absolute()
+    packed(members, target, name=name, clock=clock)
+    click.echo(f"{target}: {len(members)} files, which only you can read")
+    click.echo(f"Look at them before you send it: tar -xzOf {target} | less")
+
+
 @commands.command()
 def schema() -> None:
     """Print the configuration's JSON schema.
