@@ -1,4 +1,4 @@
-"""What somebody who helps gets to see: all that matters, no secret from wherever, and no name that was not asked for."""
+"""What somebody who helps gets to see: all that matters, no secret from wherever, and names only if asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import stat
 import sys
 import tarfile
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +24,8 @@ from ddslogd.operate.log import Redactor
 from ddslogd.operate.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Bed
 
 PASSWORD = "Hunter2-of-the-user"
@@ -101,7 +102,8 @@ async def test_no_secret_is_in_any_member_wherever_it_comes_from(
     (tmp_path / "key").write_text("a-secret-in-a-file\n")
     bed.set(
         "clouds:\n",
-        f"# the password is {PASSWORD}, the token {OLD_TOKEN}\nclouds:\n  other:\n    region: eu-de\n    project_id: p\n"
+        f"# the password is {PASSWORD}, the token {OLD_TOKEN}\nclouds:\n  other:\n    region: eu-de\n"
+        "    project_id: p\n"
         f"    auth: {{method: access_key, access_key: AKIDACCESS01, secret_key: {{file: {tmp_path}/key}}}}\n",
     )
     bed.set('name: "solo"', 'name: "solo"\n    cloud: sandbox')
@@ -119,7 +121,8 @@ async def test_no_secret_is_in_any_member_wherever_it_comes_from(
 
     plain, named = await members(bed), await members(bed, with_names=True)
 
-    assert "refused" in plain["failures.json"].decode() and "refused" in named["journal.txt"].decode()
+    assert "refused" in plain["failures.json"].decode()
+    assert "refused" in named["journal.txt"].decode()
     for found in (plain, named):
         for name, content in found.items():
             assert [secret for secret in secrets if secret in content.decode()] == [], name

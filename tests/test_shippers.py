@@ -1254,10 +1254,10 @@ def needed_rsyslogd() -> str:
 
 
 @asynccontextmanager
-async def rsyslogd(directory: Path) -> AsyncIterator[None]:
+async def rsyslogd(directory: Path, configuration: str = CONFIGURATION) -> AsyncIterator[None]:
     program = needed_rsyslogd()
-    (directory / "work").mkdir()
-    (directory / "conf").write_text(CONFIGURATION.format(directory=directory))
+    (directory / "work").mkdir(exist_ok=True)
+    (directory / "conf").write_text(configuration.format(directory=directory))
     process = await asyncio.create_subprocess_exec(
         program, "-n", "-C", "-f", str(directory / "conf"), "-i", str(directory / "pid")
     )
@@ -1309,3 +1309,45 @@ async def test_rsyslog_itself_follows_a_rotation_and_its_books_say_so(tmp_path: 
     assert {re.sub(r"\d+", "N", path.name, count=1)[:14] for path in (tmp_path / "work").iterdir()} == {
         "imfile-state:N"
     }
+
+
+SNIPPET = Path(__file__).parents[1] / "systemd" / "shippers" / "rsyslog.conf"
+
+
+async def test_rsyslogs_snippet_ships_each_line_of_streams_once_through_rotations_and_restarts(tmp_path: Path) -> None:
+    """And nothing of parts, snapshots and what rebuild put aside. What is rotated while rsyslog is down comes too."""
+    live = log_file(tmp_path / "streams" / "orders" / "node_1.log", count=40)
+    strange = lines(5000, 20)
+    for path in (
+        "streams/orders/.replaced.20260102T030405.000Z/node_1.log",
+        "streams/orders/.node_1.log.part",
+        "snapshots/orders/node_1/name.20260102T030405.000Z.log",
+        "snapshots/orders/node_1/.name.20260102T030405.000Z.log~9~~.part",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(strange)
+    text = SNIPPET.read_text().replace("{", "{{").replace("}", "}}")
+    text = text.replace("/var/log/ddslogd-shipped.log", "{directory}/out.log").replace(
+        "/var/log/ddslogd/", "{directory}/"
+    )
+    text = 'global(workDirectory="{directory}/work" maxMessageSize="256k")\n' + text
+
+    def append(first: int, count: int) -> None:
+        with live.open("ab") as file:
+            file.write(lines(first, count))
+
+    def taken() -> bytes:
+        return (tmp_path / "out.log").read_bytes() if (tmp_path / "out.log").exists() else b""
+
+    async with rsyslogd(tmp_path, text):
+        await until(lambda: taken() == lines(0, 40))
+        rotate(live)
+        append(40, 40)
+        await until(lambda: taken() == lines(0, 80))
+    append(80, 10)
+    live.rename(f"{live}.20260102T040405.000Z")
+    append(90, 10)
+    async with rsyslogd(tmp_path, text):
+        await until(lambda: len(taken()) >= len(lines(0, 100)))
+
+    assert sorted(taken().splitlines()) == sorted(lines(0, 100).splitlines())
