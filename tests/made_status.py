@@ -201,7 +201,7 @@ def status(*instances: Instance, **fields: Any) -> Status:
             Cloud(
                 name="main",
                 calls_per_minute=60,
-                left=47,
+                left=5,
                 waiting=0,
                 throttled=0,
                 paused_until=None,
@@ -248,7 +248,7 @@ def _clouds(*, late: bool) -> tuple[Cloud, ...]:
     eu = Cloud(
         name="europe",
         calls_per_minute=60,
-        left=3 if late else 58,
+        left=0 if late else 6,
         waiting=4 if late else 0,
         throttled=12 if late else 0,
         paused_until=None,

@@ -146,12 +146,15 @@ class Demo:
 async def collecting(directory: Path) -> AsyncIterator[Demo]:
     """Run a service, its web server and a cloud that is 480 times as fast: a cycle each 2.5 s, stale after 5 s."""
     async with AsyncExitStack() as stack:
-        sandbox = await stack.enter_async_context(Sandbox(speed=480.0, window=400_000, lines_per_second=60.0))
+        sandbox = await stack.enter_async_context(
+            Sandbox(speed=480.0, window=400_000, lines_per_second=60.0, backlog=timedelta(seconds=15))
+        )
         os.environ["DDSLOGD_TOKEN"] = sandbox.issue_token()
         text = configuration(sandbox, directory=directory / "logs", state=directory / "state") + ANY_PORT
         settings = config.parse(text, "test").settings
+        redactor = Redactor()
         service = await stack.enter_async_context(
-            opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None)
+            opened(settings, clock=SystemClock(), progress=Silent(), redact=redactor.add)
         )
         address = await stack.enter_async_context(
             listening(settings.web, service.observer(), clean=redactor.clean, page=pages)

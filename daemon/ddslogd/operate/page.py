@@ -5,16 +5,18 @@ Whatever comes from the cloud is hostile: jinja2 escapes each value, and ``words
 
 from __future__ import annotations
 
+import re
 from functools import cache, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from ddslogd.operate import chart, words
 from ddslogd.operate.query import STATES, read, select
+from ddslogd.pacing import bucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +31,7 @@ _CONTENT_TYPES = {
     "ddslogd.svg": "image/svg+xml",
 }
 _TRANSFERS = 50  # that are shown one by one
+_BREAKS = re.compile(r"(?<=[/_])(?=[^/_])")
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -129,8 +132,8 @@ def _sparkline(counts: tuple[int, ...]) -> Markup:
 
 
 def _soft(path: str) -> Markup:
-    """Let a path break behind its slashes."""
-    return Markup("/<wbr>").join(escape(words.seen(part)) for part in path.split("/"))
+    """Let a path break behind slashes and underscores."""
+    return Markup("<wbr>").join(words.seen(part) for part in _BREAKS.split(path))
 
 
 @cache
@@ -146,6 +149,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "absolute": words.absolute,
+        "clock": lambda moment: words.absolute(moment).removesuffix(" UTC"),
+        "burst": lambda calls_per_minute: bucket(calls_per_minute)[0],
         "last_error": _last_error,
         "size": words.size,
         "soft": _soft,
