@@ -24,7 +24,8 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 1: pure.
     {"cloud.wire", "cloud.links", "cloud.regions", "cloud.signing", "storage.layout", "storage.overlap"},
     {"storage.logtime"},
-    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress", "operate.words", "operate.globs", "operate.pseudonyms"},
+    {"pacing", "shared", "grouped", "operate.log", "operate.notify", "operate.progress"},
+    {"operate.words", "operate.globs", "operate.pseudonyms"},
     {"patience", "values", "yamltree"},
     {"config"},
     # Floor 2: the network and the disk.
