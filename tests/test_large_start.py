@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -159,3 +160,38 @@ async def test_a_promise_that_a_cycle_is_keeping_is_not_adopted(
     await ledger.close()
 
     assert (events, len(kept), tmp_path.exists()) == ([], 1, True)
+
+
+class SlowStore(Store):
+    """Looks through a directory for as long as it is held, and to its end."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, keep_free=0, fresh_for=timedelta(minutes=15))
+        self.reached, self.go, self.under_way = threading.Event(), threading.Event(), False
+
+    def survey(self, instance: str, now: datetime) -> tuple[str, ...]:
+        self.under_way = True
+        self.reached.set()
+        self.go.wait(10)
+        found = super().survey(instance, now)
+        self.under_way = False
+        return found
+
+
+async def test_a_cycle_that_is_cancelled_while_files_are_looked_through_lets_no_other_begin_before_that_is_over(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """As by a reload, or by ``cycle_timeout``: the thread that goes on would sweep the parts that the other makes."""
+    store, ledger = SlowStore(tmp_path), Ledger(tmp_path)
+    recovery = Recovery(store, ledger, names=["orders"], clock=clock)
+    first = asyncio.create_task(recovery.of("orders"))
+    await asyncio.to_thread(store.reached.wait, 10)
+    first.cancel()
+    second = asyncio.create_task(recovery.of("orders"))
+    over, _ = await asyncio.wait([first, second], timeout=0.2)
+    store.go.set()
+    await asyncio.wait([first, second])
+    await ledger.close()
+    store.close()
+
+    assert (over, first.cancelled(), second.exception(), store.under_way) == (set(), True, None, False)

@@ -17,6 +17,7 @@ from ddslogd.errors import StorageError
 from ddslogd.models import LogFile, Snapshot
 from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout
+from ddslogd.storage.filesystem import unbroken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +111,7 @@ class Recovery:
         waiting = [one for one in directories if one not in self._done and not self._over]
         if not waiting:
             return 0
-        found = await asyncio.to_thread(self._survey, waiting)
+        found = await self._surveyed(waiting)
         missing = await self._ledger.reconcile(found, is_there=self._store.is_there)
         newest = _newest(missing)
         adopted = [one for key in missing if (one := await self._adopt(key, newest=key in newest)) is not None]
@@ -118,6 +119,10 @@ class Recovery:
             await self._ledger.adopt(*adopted)
         self._done.update(waiting)
         return len(adopted)
+
+    @unbroken  # a thread that nobody waits for any more would sweep the parts of cycles that begin meanwhile
+    async def _surveyed(self, directories: Sequence[str]) -> dict[str, Sequence[str]]:
+        return await asyncio.to_thread(self._survey, directories)
 
     def _survey(self, directories: Sequence[str]) -> dict[str, Sequence[str]]:
         now = self._clock.now()
