@@ -20,7 +20,7 @@ import pytest
 from ddslogd.errors import Changed, Locked, StorageError
 from ddslogd.models import Identity, LogFile
 from ddslogd.storage import layout
-from ddslogd.storage.part import MOST_HELD, SMALL
+from ddslogd.storage.part import MOST_HELD, SMALL, Checks
 from ddslogd.storage.store import Store
 
 if TYPE_CHECKING:
@@ -320,6 +320,20 @@ async def test_at_start_a_hidden_file_that_names_no_identity_is_swept(
 
     assert list(final(tmp_path).parent.iterdir()) == [final(tmp_path)]
     reopened.close()
+
+
+async def test_without_checksums_nothing_of_an_earlier_process_is_gone_on_with(store: Store, tmp_path: Path) -> None:
+    """A length does not tell whether a power cut left zeroes in it."""
+    await leave(store, b"a" * 100_000)
+    store.close()
+    again = Store(tmp_path / "logs", keep_free=0, fresh_for=timedelta(minutes=15), checks=Checks(md5=False))
+    start(again)
+
+    async with again.part(FILE) as part:
+        size = part.size
+    again.close()
+
+    assert (size, list(final(tmp_path).parent.iterdir())) == (0, [])
 
 
 async def test_a_sweep_takes_only_what_is_over(store: Store, tmp_path: Path) -> None:
