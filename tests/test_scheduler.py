@@ -613,3 +613,18 @@ async def test_the_next_tick_is_that_of_the_first_who_still_belongs(desk: Desk) 
         (max(ticks, key=lambda name: ticks[name]), max(ticks.values())),
         None,
     )
+
+
+async def test_who_is_gone_in_the_moment_of_being_let_in_leaves_the_place_to_the_next(desk: Desk) -> None:
+    desk.most_cycles, desk.took = 1, {"orders": [5 * MINUTE]}
+    last = named("last")
+    scheduler = desk.scheduler(ORDERS, EVENTS, last)
+    serving = asyncio.create_task(scheduler.serve([ORDERS, EVENTS, last]))
+    await desk.clock.sleep(60)
+    (running,) = scheduler._running.values()
+    running.add_done_callback(lambda _: scheduler.update([last]))
+    await desk.clock.sleep(HOUR.total_seconds())
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert (desk.began(EVENTS), desk.began(last)[:1]) == ([], [START + 5 * MINUTE])

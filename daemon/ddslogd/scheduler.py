@@ -212,10 +212,12 @@ class Scheduler:
         while self._agenda and self._agenda[0][0] <= self._clock.now():
             *_, instance = heappop(self._agenda)
             if self._fleet.get(instance.name) != instance or instance.name in self._running:
+                self._let_in(instance.cloud)  # in its place, where it had been let in
                 continue  # it is gone, or will be entered when it ends
             tick = self._next(instance)
             if tick > self._clock.now():
                 self._enter(instance)
+                self._let_in(instance.cloud)
             elif self._at_work[instance.cloud] >= self._most_cycles:
                 self._held.setdefault(instance.cloud, deque()).append(instance)
             else:
@@ -234,15 +236,19 @@ class Scheduler:
     def _ended(self, instance: Instance, _: asyncio.Task[None]) -> None:
         del self._running[instance.name]
         self._at_work[instance.cloud] -= 1
-        held = self._held.get(instance.cloud, deque())
-        while held:
-            longest = held.popleft()
-            if self._fleet.get(longest.name) == longest and longest.name not in self._running:
-                self._enter(longest)
-                break
+        self._let_in(instance.cloud)
         again = self._fleet.get(instance.name)
         if again is not None:  # behind who waited: it may be due again
             self._enter(again)
+
+    def _let_in(self, cloud: str) -> None:
+        """Enter who has waited longest for a place among a cloud's cycles, if there is one."""
+        held = self._held.get(cloud, deque())
+        while held and self._at_work[cloud] < self._most_cycles:
+            longest = held.popleft()
+            if self._fleet.get(longest.name) == longest and longest.name not in self._running:
+                self._enter(longest)
+                return
 
     def _next(self, instance: Instance) -> datetime:
         """Give the next tick, or the time where that is over."""
