@@ -107,6 +107,22 @@ async def test_a_directory_that_cannot_be_synced_fails_those_in_it_alone(
     assert [isinstance(each, StorageError) for each in ended] == [False, True, False]
 
 
+async def test_a_directory_whose_own_entry_cannot_be_synced_fails_all_in_it_whoever_made_it(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, number = os.fsync, tmp_path.stat().st_ino
+
+    def broken(fd: int) -> None:
+        if os.fstat(fd).st_ino == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    ended = await publish_all(publisher, *(whole(tmp_path, node) for node in ("a", "b", "c")))
+
+    assert [isinstance(each, StorageError) for each in ended] == [True, True, True]
+
+
 async def test_every_file_is_synced_before_its_name_and_every_directory_after(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

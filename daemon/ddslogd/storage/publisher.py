@@ -61,6 +61,7 @@ class Publisher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="lane")
         self._publish = Grouped(self._run, thread=self._thread, most=MOST)
+        self._unsynced: set[Path] = set()  # directories; one whose sync failed stays for the next group
 
     def close(self) -> None:
         """Finish what was handed in."""
@@ -84,8 +85,21 @@ class Publisher:
         self._at_once(_Job.write_and_sync, jobs)
         for job in jobs:
             job.step(job.rename)
-        self._at_once(partial(_sync_for, jobs), list({directory for job in jobs for directory in job.directories}))
+        self._unsynced.update(*(job.directories for job in jobs))
+        self._at_once(partial(self._sync_for, jobs), list(self._unsynced))
         return [job.error or job.times for job in jobs]
+
+    def _sync_for(self, jobs: Sequence[_Job], directory: Path) -> None:
+        """Sync a directory, once for all whose names depend on it."""
+        try:
+            with disk(directory):
+                sync_directory(directory)
+        except StorageError as exc:
+            for job in jobs:
+                if job.lies_in(directory):
+                    job.fail(exc)
+        else:
+            self._unsynced.discard(directory)
 
     def _at_once(self, step: Callable[[T], None], items: Sequence[T]) -> None:
         """Take a step for each item, in a few lanes: the file system commits together what is synced at once."""
@@ -129,6 +143,10 @@ class _Job:
         with suppress(OSError):
             self._whole.part.unlink(missing_ok=True)
 
+    def lies_in(self, directory: Path) -> bool:
+        """Tell whether its name may be lost with an entry of the directory: also with one that another file made."""
+        return directory in self._whole.final.parents
+
     def write_and_sync(self) -> None:
         """Have the bytes on the disk."""
         self.step(self._write)
@@ -167,17 +185,6 @@ class _Job:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-
-
-def _sync_for(jobs: Sequence[_Job], directory: Path) -> None:
-    """Sync a directory, once for all that have an entry in it."""
-    try:
-        with disk(directory):
-            sync_directory(directory)
-    except StorageError as exc:
-        for job in jobs:
-            if directory in job.directories:
-                job.fail(exc)
 
 
 def write_all(fd: int, chunks: Sequence[bytes]) -> None:
