@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -244,3 +245,37 @@ async def test_a_refusal_passes_through_as_it_is() -> None:
     with pytest.raises(Gone):
         async with budget().call(IN_PROGRESS):
             raise Gone("no such instance", status=404)
+
+
+async def test_the_calls_that_are_left_and_that_wait_are_known() -> None:
+    account = budget(60)
+    untouched = account.left
+    calling = asyncio.create_task(calls(account, 10))
+    await asyncio.sleep(0.001)
+    busy = account.left, account.waiting
+    await calling
+    await asyncio.sleep(60)
+
+    assert (untouched, busy, account.left, account.waiting) == (6, (0, 4), 6, 0)
+
+
+async def test_a_pause_leaves_no_calls_and_ends() -> None:
+    account = budget(60)
+    account.pause(30)
+    paused = account.left, account.pause_left_s
+    await asyncio.sleep(31)
+
+    assert (paused, account.left, account.pause_left_s) == ((0, 30.0), 6, 0.0)
+
+
+async def test_an_account_that_does_not_answer_is_not_reachable_until_it_does() -> None:
+    account, seen = budget(6000), []
+    for error in (*[Unavailable("nobody")] * OPEN_AFTER, None):
+        await asyncio.sleep(400)
+        with suppress(Unavailable):
+            async with account.call(1.0):
+                if error is not None:
+                    raise error
+        seen.append(account.reachable)
+
+    assert seen == [*[True] * (OPEN_AFTER - 1), False, True]

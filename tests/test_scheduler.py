@@ -628,3 +628,50 @@ async def test_who_is_gone_in_the_moment_of_being_let_in_leaves_the_place_to_the
     await asyncio.wait([serving])
 
     assert (desk.began(EVENTS), desk.began(last)[:1]) == ([], [START + 5 * MINUTE])
+
+
+# --- what may be looked at --------------------------------------------------------------------------------------------
+
+
+async def test_the_next_tick_of_each_instance_is_known_but_of_those_that_run(desk: Desk) -> None:
+    desk.took["events"] = [HOUR]
+    scheduler = desk.scheduler(ORDERS, EVENTS)
+    serving = asyncio.create_task(scheduler.serve([ORDERS, EVENTS]))
+    await asyncio.sleep(1)
+    seen = scheduler.next_ticks(), scheduler.running()
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert seen == ({"orders": FIRST}, frozenset({"events"}))
+
+
+async def test_who_waits_since_its_cloud_has_enough_cycles_is_due_now(desk: Desk) -> None:
+    desk.most_cycles = 1
+    desk.took["orders"] = [HOUR]
+    scheduler = desk.scheduler(ORDERS, EVENTS)
+    serving = asyncio.create_task(scheduler.serve([ORDERS, EVENTS]))
+    await asyncio.sleep(1)
+    seen = scheduler.next_ticks()
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert seen == {"events": START + timedelta(seconds=1)}
+
+
+async def test_an_instance_is_known_since_it_came_and_not_since_its_schedule_changed(desk: Desk) -> None:
+    scheduler = desk.scheduler(ORDERS)
+    serving = asyncio.create_task(scheduler.serve([ORDERS]))
+    await asyncio.sleep(60)
+    scheduler.update([replace(ORDERS, schedule=Every(interval=HOUR)), EVENTS])
+    both = scheduler.known_since()
+    scheduler.update([EVENTS])
+    one = scheduler.known_since()
+    await asyncio.sleep(60)
+    scheduler.update([ORDERS, EVENTS])
+    again = scheduler.known_since()
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert both == {"orders": START, "events": START + MINUTE}
+    assert one == {"events": START + MINUTE}
+    assert again == {"orders": START + 2 * MINUTE, "events": START + MINUTE}

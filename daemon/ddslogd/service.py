@@ -229,19 +229,22 @@ class Service:
         now = self._clock.now()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._collector.collect(instance, tick=now), name=f"cycle of {instance.name}")
+                group.create_task(self._collect(instance, tick=now), name=f"cycle of {instance.name}")
                 for instance in instances
             ]
         return [task.result() for task in tasks]
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
-        try:
-            report = await self._collector.collect(instance, tick=tick)
-        finally:
-            self._activity.over(instance.name)
+        report = await self._collect(instance, tick=tick)
         self._tempo.heard(instance, report, tick=tick)
         self._reports[instance.name] = report
         self._news.set()
+
+    async def _collect(self, instance: Instance, *, tick: datetime) -> CycleReport:
+        try:
+            return await self._collector.collect(instance, tick=tick)
+        finally:
+            self._activity.over(instance.name)
 
     async def _prune(self) -> None:
         try:

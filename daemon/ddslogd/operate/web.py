@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
@@ -140,7 +141,7 @@ async def _bound(runner: web.AppRunner, settings: Web) -> tuple[str, int]:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as exc:
-        reason = exc.strerror or str(exc)
+        reason = os.strerror(exc.errno) if exc.errno else str(exc)
         raise NotListening(
             f"web.listen {settings.listen} cannot be had ({reason}): end what listens there, or set another address in"
             " web.listen, or web.enabled: false"
