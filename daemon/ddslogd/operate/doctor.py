@@ -84,7 +84,8 @@ async def examined(
     settings = loaded.settings
     found = [ok("configuration", f"{visit.path} can be used")]
     found += [warn("configuration", warning.render(visit.path), "see the README") for warning in loaded.warnings]
-    found += await _all(_secrets(settings, visit, redact, environ), "secrets")
+    who = visit.who or (premises.user(SERVICE_USER) if os.geteuid() == 0 else None) or premises.myself()
+    found += await _all(_secrets(settings, visit, who, redact=redact, environ=environ), "secrets")
     if not visit.offline:
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -99,7 +100,6 @@ async def examined(
             for name, task in zip(settings.clouds, tasks, strict=True)
             for finding in task.result()
         ]
-    who = visit.who or (premises.user(SERVICE_USER) if os.geteuid() == 0 else None) or premises.myself()
     found += await _all(_blocking(lambda: housed(settings, who, clock.now())), "disk")
     for shipper, path in visit.shippers:
         found += await _all(_blocking(lambda shipper=shipper, path=path: _shipper(settings, shipper, path)), "shipper")  # type: ignore[misc]  # mypy cannot type defaults of a lambda
@@ -129,11 +129,16 @@ async def _blocking(checks: Callable[[], Iterator[Finding]]) -> AsyncIterator[Fi
 
 
 async def _secrets(
-    settings: Settings, visit: Visit, redact: Callable[[str], None], environ: Mapping[str, str]
+    settings: Settings, visit: Visit, who: Who, *, redact: Callable[[str], None], environ: Mapping[str, str]
 ) -> AsyncIterator[Finding]:
     in_service = visit.path.is_relative_to(_CONFIGURED) or "CREDENTIALS_DIRECTORY" in environ
     for place, secret in secrecy.secrets_of(settings):
-        yield await secrecy.kept(place, secret, in_service=in_service, redact=redact, environ=environ)
+        finding = await secrecy.kept(place, secret, in_service=in_service, redact=redact, environ=environ)
+        stop = premises.barrier(secret.file, who, 4) if secret.file and finding.level is not Level.FAIL else None
+        if stop is not None:  # root may read what the service may not
+            todo = f"chown root:{who.name} {secret.file}; chmod 0640 {secret.file}"
+            finding = fail("secrets", f"{place}: {who.name} may not read {secret.file}: see {stop}", todo)
+        yield finding
 
 
 async def _cloud(
