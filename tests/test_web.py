@@ -414,6 +414,9 @@ class Paper:
     def instance(self, status: Status, instance: Instance, query: Mapping[str, str]) -> str:
         return f"<p>{status.headline} {instance.name} {len(instance.nodes)} {dict(query)}"
 
+    def missing(self, status: Status, name: str) -> str:
+        return f"<p>{status.headline} without {name}"
+
     def static(self, name: str) -> tuple[str, bytes] | None:
         return ("text/css", b"p {}") if name == "style.css" else None
 
@@ -423,7 +426,7 @@ async def test_the_page_gets_what_it_shows(bed: Bed) -> None:
     async with served(bed, page=Paper()) as site:
         await bed.collect()
         found = [await site.ask(path) for path in ("/?state=stale", "/instances/solo", "/static/style.css")]
-        missing = [(await site.ask(path)).status for path in ("/static/other.css", "/instances/nobody")]
+        missing = [await site.ask(path) for path in ("/static/other.css", "/instances/nobody")]
 
     assert [one.text for one in found] == [
         "<p>The instance is fresh {'state': 'stale'}",
@@ -435,7 +438,8 @@ async def test_the_page_gets_what_it_shows(bed: Bed) -> None:
         "text/html; charset=utf-8",
         "text/css; charset=utf-8",
     ]
-    assert missing == [404, 404]
+    assert [one.status for one in missing] == [404, 404]
+    assert missing[1].text == "<p>The instance is fresh without nobody"
 
 
 async def test_names_from_the_cloud_are_found_whatever_they_are() -> None:
