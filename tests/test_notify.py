@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddslogd.models import CycleOutcome, CycleReport
-from ddslogd.operate.notify import LONGEST_STATUS, Notifier, summary
+from ddslogd.operate.notify import LONGEST_STATUS, Notifier, summary, trouble
 from ddslogd.sandbox import Sandbox, configuration, single
 
 if TYPE_CHECKING:
@@ -142,17 +142,17 @@ def report(instance: str, outcome: CycleOutcome, error: str = "") -> CycleReport
 
 
 def test_the_summary_says_that_all_is_well_and_when_it_goes_on() -> None:
-    reports = {name: report(name, CycleOutcome.OK) for name in ("orders", "events")}
+    last = {name: trouble(report(name, CycleOutcome.OK)) for name in ("orders", "events")}
 
-    said = summary(reports, reports, next_at=NOW)
+    said = summary(last, last, next_at=NOW)
 
     assert said == f"2/2 instances fresh, next at {NOW.astimezone():%H:%M}"
 
 
 def test_the_summary_says_what_is_wrong_and_what_is_not_known() -> None:
-    reports = {"orders": report("orders", CycleOutcome.FAILED, "it is gone"), "old": report("old", CycleOutcome.OK)}
+    reports = [report("orders", CycleOutcome.FAILED, "it is gone"), report("old", CycleOutcome.OK)]
 
-    said = summary({"orders", "events"}, reports, next_at=None)
+    said = summary({"orders", "events"}, {one.instance: trouble(one) for one in reports}, next_at=None)
 
     assert said == "0/2 instances fresh, 1 not asked yet, orders: it is gone"
 

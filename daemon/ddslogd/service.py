@@ -34,7 +34,7 @@ from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.habits import Habits
 from ddslogd.operate import status
 from ddslogd.operate.activity import Activity, LoopLag
-from ddslogd.operate.notify import Notifier, summary
+from ddslogd.operate.notify import Notifier, summary, trouble
 from ddslogd.operate.observer import KEPT_S, Daemon, Observer
 from ddslogd.operate.progress import Silent
 from ddslogd.operate.status import Live
@@ -102,7 +102,7 @@ class Service:
         self._clock = clock
         self._last_ticks = last_ticks
         self._tempo = Tempo(settings=settings, fleet=discovery.fleet)
-        self._reports: dict[str, CycleReport] = {}  # the last of each instance
+        self._trouble: dict[str, str] = {}  # of each instance's last cycle
         self._news = asyncio.Event()
 
     async def serve(self, *, notifier: Notifier | None = None, chores: Iterable[Chore] = ()) -> None:
@@ -185,7 +185,7 @@ class Service:
     def _headline(self) -> str:
         names = {instance.name for instance in self._discovery.fleet()}
         tick = self._scheduler.next_tick() if self._scheduler else None
-        return summary(names, self._reports, next_at=tick[1] if tick else None)
+        return summary(names, self._trouble, next_at=tick[1] if tick else None)
 
     def observer(self, *, kept_s: float = KEPT_S) -> Observer:
         """Give who looks at this service."""
@@ -237,7 +237,7 @@ class Service:
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
         report = await self._collect(instance, tick=tick)
         self._tempo.heard(instance, report, tick=tick)
-        self._reports[instance.name] = report
+        self._trouble[instance.name] = trouble(report)
         self._news.set()
 
     async def _collect(self, instance: Instance, *, tick: datetime) -> CycleReport:

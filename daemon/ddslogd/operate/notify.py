@@ -114,22 +114,26 @@ def _beat_every(environ: Mapping[str, str], pid: int) -> timedelta | None:
     return limit * _MICROSECOND / 2 if limit > 0 and watched == pid else None
 
 
-def summary(names: Collection[str], reports: Mapping[str, CycleReport], *, next_at: datetime | None) -> str:
+def trouble(report: CycleReport) -> str:
+    """Say what went wrong in a cycle; empty where nothing did."""
+    return "" if report.outcome in GOOD else report.error or "some files failed"
+
+
+def summary(names: Collection[str], last: Mapping[str, str], *, next_at: datetime | None) -> str:
     """Say in one line how it goes.
 
     Args:
         names: Of all instances.
-        reports: The last of each, by its name.
+        last: The trouble of each one's last cycle, by its name; without those that had none yet.
         next_at: When the next cycle begins.
     """
-    last = [reports[name] for name in names if name in reports]
-    wrong = [report for report in last if report.outcome not in GOOD]
-    parts = [f"{len(last) - len(wrong)}/{len(names)} instances fresh"]
-    if len(last) < len(names):
-        parts.append(f"{len(names) - len(last)} not asked yet")
+    known = [name for name in names if name in last]
+    wrong = [name for name in known if last[name]]
+    parts = [f"{len(known) - len(wrong)}/{len(names)} instances fresh"]
+    if len(known) < len(names):
+        parts.append(f"{len(names) - len(known)} not asked yet")
     if next_at is not None:
         parts.append(f"next at {next_at.astimezone():%H:%M}")
     if wrong:
-        first = min(wrong, key=lambda report: report.instance)
-        parts.append(f"{first.instance}: {first.error or 'some files failed'}")
+        parts.append(f"{min(wrong)}: {last[min(wrong)]}")
     return ", ".join(parts)
