@@ -270,3 +270,31 @@ async def test_the_command_says_where_it_is_and_what_to_look_at(bed: Bed, tmp_pa
 
     assert (ended[0][0], f"{target}: 8 files" in ended[0][1], "before you send it" in ended[0][1]) == (0, True, True)
     assert (ended[1][0], "EEXIST" in ended[1][2]) == (74, True)
+
+
+@pytest.mark.parametrize("token", ["MIIFab/cd+ef/" * 3, OLD_TOKEN, OTHER_KEY])
+def test_what_looks_like_a_token_is_none_of_anybodys(token: str) -> None:
+    assert Pseudonyms.without_tokens(f"token {token}, refused") == "token [redacted], refused"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "20260102T030405.000Z",
+        "/var/log/ddslogd/streams/Orders/Orders_replica_node_1.log.20260102T030405.000Z",
+        f"{'0f' * 16}_{'ab' * 16}no02_errorlog_20260102030405000",
+    ],
+)
+def test_what_is_long_and_no_token_stays(text: str) -> None:
+    assert Pseudonyms.without_tokens(text) == text
+
+
+async def test_nodes_that_the_ledger_alone_knows_are_replaced_and_defaults_left_out(bed: Bed) -> None:
+    await bed.collect()
+    with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db, db:
+        db.execute("INSERT INTO failures VALUES ('solo', 'vaultdb', 'error', 'Gone', 1, 2, 3, 'vaultdb is gone')")
+
+    found = await members(bed)
+
+    assert ("vaultdb" in everything(found), "is gone" in everything(found)) == (False, True)
+    assert "stream" not in told(found, "configuration.json")

@@ -787,3 +787,15 @@ async def test_ignore_older_is_held_against_the_slowest_schedule(bed: Bed, tmp_p
     after = await doctor(bed, offline=True, shippers=[(None, shipper)])
 
     assert (failing(before), found(after, "(3 days, 0:00:00)")) == ([], Level.FAIL)
+
+
+async def test_an_instance_with_a_slower_schedule_of_its_own_counts(bed: Bed, tmp_path: Path) -> None:
+    bed.set('name: "solo"', 'name: "solo"\n    every: 2d')
+    shipper = tmp_path / "vector.toml"
+    shipper.write_text(
+        f'[sources.dds]\ntype = "file"\ninclude = ["{bed.directory}/streams/*/*.log*"]\nignore_older_secs = 90000\n'
+    )
+
+    findings = await doctor(bed, offline=True, shippers=[(None, shipper)])
+
+    assert found(findings, "(2 days, 0:00:00)") is Level.FAIL

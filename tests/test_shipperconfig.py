@@ -370,3 +370,7 @@ def test_what_is_commented_out_counts_for_nothing(tmp_path: Path) -> None:
     text = rsyslog() + '# input(type="imfile" file="/var/log/ddslogd/snapshots/*/*/*")\n/* input(type="imfile") */\n'
 
     assert levels(look(tmp_path, text)) == {Level.OK}
+
+
+def test_what_filebeat_leaves_out_is_found_anywhere_in_a_path(tmp_path: Path) -> None:
+    assert levels(look(tmp_path, filebeat(path=f"{ROOT}/streams/**"))) == {Level.OK}
