@@ -19,7 +19,8 @@ _ADDRESS: Final = re.compile(r"(?<![\w.])(?!127\.)\d{1,3}(?:\.\d{1,3}){3}(?![\w.
 # What the vendor's support asks for looks alike, and tells nothing.
 _ID: Final = re.compile(r"(?<!request id )(?<![0-9a-f])[0-9a-f]{32}(?:(?:in|no|gr)\d\d)?(?![0-9a-f])")
 # Whatever is long and mixed like a token or a key, though nobody said that it is one.
-_LONG: Final = re.compile(r"MII[A-Za-z0-9+/=_-]{20,}|[A-Za-z0-9+=_-]{32,}")
+_LONG: Final = re.compile(r"[A-Za-z0-9+=_-]{32,}")
+_TOKEN: Final = re.compile(r"(?<![A-Za-z0-9])MII[A-Za-z0-9+/=_-]{20,}")  # how IAM's begin: a signed ASN.1 sequence
 _MIXED: Final = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)", re.DOTALL)
 _KEPT: Final = frozenset({"ddslogd", "localhost", "root"})
 _SHORTEST: Final = 2  # characters of a name; what is shorter tells nothing
@@ -62,6 +63,7 @@ class Pseudonyms:
     @staticmethod
     def without_tokens(text: str) -> str:
         """Blank out what is long and mixed as a token or a key is, whoever it belongs to."""
+        text = _TOKEN.sub("[redacted]", text)
         return _LONG.sub(lambda found: "[redacted]" if _MIXED.match(found[0]) else found[0], text)
 
     def of(self, name: str) -> str:
