@@ -12,7 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / ".venv-deb/bin"
-MIRROR = os.environ.get("DDSLOGD_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 CONFIG, STATE, LOGS = Path("etc/ddslogd"), Path("var/lib/ddslogd"), Path("var/log/ddslogd")
 
 pytestmark = pytest.mark.slow
@@ -94,7 +93,13 @@ def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unavailable("debootstrap is missing")
     root = tmp_path_factory.mktemp("debian") / "root"
     packages = "python3,systemd,procps,ca-certificates"
-    made = run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, MIRROR)
+    known = [
+        line.split() for line in run("apt-get", "indextargets", "--format", "$(RELEASE) $(SITE)").stdout.splitlines()
+    ]
+    sites = [site for release, site in known if release == "bookworm"]
+    if not sites:
+        unavailable("apt knows no mirror of Debian")
+    made = run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, sites[0])
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr
     return root
 
