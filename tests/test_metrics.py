@@ -307,16 +307,20 @@ def test_what_was_broken_off_does_not_run_for_ever(clock: ManualClock) -> None:
 
 
 def test_the_rate_is_the_mean_of_the_last_ten_seconds(clock: ManualClock) -> None:
+    """The one that has begun is not over, and would make a rate of what came in a part of it."""
     activity = Activity(clock, Silent())
-    for _ in range(5):
-        activity.advanced(FILE, 100)
+    activity.advanced(FILE, 100)
+    begun = activity.bytes_per_second()
+    for _ in range(4):
         clock.forward(seconds=1)
+        activity.advanced(FILE, 100)
+    clock.forward(seconds=1)
     busy = activity.bytes_per_second()
     clock.forward(seconds=8)
     later = activity.bytes_per_second()
     clock.forward(seconds=10)
 
-    assert (busy, later, activity.bytes_per_second()) == (50.0, 20.0, 0.0)
+    assert (begun, busy, later, activity.bytes_per_second()) == (0.0, 50.0, 20.0, 0.0)
 
 
 def test_failures_are_counted_by_kind_and_no_failed_call_twice(clock: ManualClock) -> None:

@@ -127,11 +127,20 @@ def test_a_good_cycle_in_the_future_is_one_of_now() -> None:
         (Every(interval=timedelta(hours=1)), timedelta(hours=2)),
         (Every(interval=timedelta(minutes=5)), timedelta(minutes=30)),
         (Cron(expression="0 8 * * 1-5", timezone="UTC"), timedelta(days=6)),
+        (Cron(expression="*/30 8-18 * * 1-5", timezone="UTC"), timedelta(hours=123)),
         (Cron(expression="0 3 * * *", timezone="Europe/Berlin"), timedelta(days=2)),
         (Cron(expression="*/30 * * * *", timezone="UTC"), timedelta(hours=1)),
         (Cron(expression="0 0 1 * *", timezone="UTC"), timedelta(days=62)),
     ],
-    ids=["every", "below what the cloud serves again", "over a week-end", "daily", "often", "monthly"],
+    ids=[
+        "every",
+        "below what the cloud serves again",
+        "over a week-end",
+        "in office hours",
+        "daily",
+        "often",
+        "monthly",
+    ],
 )
 def test_the_target_is_twice_the_usual_interval(schedule: Every | Cron, target: timedelta) -> None:
     """Of cron the longest time between its next ticks; the cloud makes no export sooner than ``fresh_for``."""
