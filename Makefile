@@ -9,7 +9,7 @@
 #   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: of 2 GiB a set
 #   make bench-fleet    what 10,000 instances take, 4 minutes
 # make bench-soak     whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
-# make test-page      look at the page in Chromium (Debian's), a minute; screenshots in build/screenshots
+# make test-page      look at the page in Chromium (Debian's), 2 minutes; screenshots in build/screenshots
 # make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 
 PYTHON ?= python3

@@ -231,17 +231,25 @@ def dozen(*, late: bool = False) -> Status:
     few[2] = replace(few[2], running=True)
     few[4] = replace(few[4], gaps=2)
     few += [silent("archive"), silent("test-cluster", schedule="15 */2 * * * Europe/Berlin", target_s=14_400.0)]
-    few += (
-        [stale("ledger"), stale("invoices", age_s=9000.0), new()]
-        if late
-        else [instance("ledger"), instance("invoices")]
-    )
+    few += [stale("ledger"), _unprepared("invoices"), new()] if late else [instance("ledger"), instance("invoices")]
     transfers = (
         transfer("events"),
         transfer("events", node="events_shard_1_node_1", done=3_000_000, resumed=True),
         transfer("events", node="events_mongos_node_2", done=900_000, total=None, log="slow"),
     )
     return status(*few, transfers=transfers, clouds=_clouds(late=late))
+
+
+def _unprepared(name: str) -> Instance:
+    error = "the cloud could not prepare this file: wait for the next cycle (request id 7be1c05d4f2a)"
+    return stale(
+        name,
+        age_s=3120.0,
+        why=f"no good cycle for 52m (target 40m): {error}",
+        turn="the cloud's: wait; if it stays, open a ticket with the request id",
+        last_cycle=cycle(outcome="partial", stored=2, failed=1, error=error),
+        new_bytes=_bytes(3),
+    )
 
 
 def _clouds(*, late: bool) -> tuple[Cloud, ...]:
