@@ -23,8 +23,8 @@ from ddslogd.storage.standing import Failing, GapLine, Node, SnapshotLine
 NOW = datetime(2026, 11, 24, 14, 12, 5, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 REFUSED = (
-    "the cloud refused the credentials of cloud main with 401 since 13:02 UTC: check that the user exists and that the "
-    "password in /etc/ddslogd/password is right (request id 0f5f0d9a8c1e4b7f9f21c6f0a4f9f9b1)"
+    "the cloud refused the credentials of cloud europe with 401 since 13:02 UTC: check that the user exists and that "
+    "the password in /etc/ddslogd/password is right (request id 0f5f0d9a8c1e4b7f9f21c6f0a4f9f9b1)"
 )
 
 
@@ -71,6 +71,7 @@ def instance(name: str = "orders", **fields: Any) -> Instance:
 def stale(name: str = "ledger", **fields: Any) -> Instance:
     """Give an instance whose credentials the cloud refuses."""
     usual: dict[str, Any] = {
+        "cloud": "europe",
         "state": State.STALE,
         "why": f"no good cycle for 1h 10m (target 40m): {REFUSED}",
         "turn": "yours: mend the credentials",

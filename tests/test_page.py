@@ -345,7 +345,7 @@ def test_by_age_what_never_had_a_good_cycle_is_oldest() -> None:
     ("typed", "found"),
     [
         ("RDE", ["orders"]),
-        ("main", ["ledger", "orders"]),
+        ("in02", ["ledger", "orders"]),
         ("refused 401", ["ledger"]),
         ("in02 led", ["ledger"]),
         ("orders ledger", []),
