@@ -15,13 +15,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import web
 
+from conftest import ANY_PORT
 from ddslogd.errors import StorageError
-from ddslogd.operate import bundle
 from ddslogd.operate.bundle import gathered, packed
 from ddslogd.operate.log import Redactor
 from ddslogd.operate.pseudonyms import Pseudonyms
+from ddslogd.operate.web import listening
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ async def test_it_holds_all_that_matters(bed: Bed, journal: Path) -> None:
         *("versions.json", "journal.txt"),
     }
     assert told(found, "ledger.json")["rows"]["snapshots"] == 1
-    assert told(found, "status.json")["status"]["cycles"][0]["outcome"] == "ok"
+    assert told(found, "status.json")["instances"][0]["last_cycle"]["outcome"] == "ok"
     assert {"ddslogd", "python", "kernel", "libraries"} <= told(found, "versions.json").keys()
     assert told(found, "doctor.json")["fail"] == 0
     assert found["journal.txt"] == b"a line of the journal\n"
@@ -216,28 +216,17 @@ async def test_without_a_ledger_it_says_so(bed: Bed) -> None:
     assert "the ledger cannot be read" in told(found, "ledger.json")["not_read"]
 
 
-async def test_the_status_is_the_running_daemons_where_it_answers(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+async def test_the_status_is_the_running_daemons_where_it_answers(bed: Bed) -> None:
+    """What only it knows is there: since when it runs. Of the ledger, that is null."""
+    bed.changes.append(("instances:", f"{ANY_PORT}instances:"))
+    async with bed.open() as service:
+        first = told(await members(bed), "status.json")
+        async with listening(bed.settings.web, service.observer(), clean=Redactor().clean, page=None) as address:
+            assert address is not None
+            bed.set(ANY_PORT, ANY_PORT.replace(":0'", f":{address[1]}'"))
+            second = told(await members(bed), "status.json")
 
-    async def status(request: web.Request) -> web.Response:
-        asked.append(str(request.rel_url))
-        return web.json_response({"headline": "1 of 1 instances stale", "instances": [{"name": "solo"}]})
-
-    application = web.Application()
-    application.router.add_get("/api/v1/status", status)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    monkeypatch.setattr(bundle, "WEB", f"127.0.0.1:{runner.addresses[0][1]}")
-    path = config_of(bed)
-    found = await asyncio.to_thread(
-        lambda: asyncio.run(gathered(path, clock=bed.clock, redactor=Redactor(), with_names=True))
-    )
-    await runner.cleanup()
-
-    assert told(found, "status.json")["status"]["headline"] == "1 of 1 instances stale"
-    assert asked == ["/api/v1/status?nodes=1"]
+    assert (first["started_at"], bool(second["started_at"])) == (None, True)
 
 
 def test_the_file_is_its_owners_alone_and_never_written_over(bed: Bed, tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ async def test_a_running_cycle_ends_by_the_account_that_it_began_with(bed: Bed) 
         assert bed.sandbox.bytes_sent == len(LOG)
 
 
+async def test_another_address_of_the_page_is_refused(bed: Bed) -> None:
+    """Its port is bound before the service counts as ready."""
+    async with bed.open() as service:
+        with pytest.raises(ConfigError) as refused:
+            await service.reload(changed(bed, ("instances:", "web: {listen: '127.0.0.1:1'}\ninstances:")))
+
+        assert [one.path for one in refused.value.complaints] == ["web"]
+
+
 @pytest.mark.parametrize(("key", "old"), [("storage.directory", "logs"), ("storage.state", "state")])
 async def test_what_cannot_change_is_refused_and_all_stays_as_it_is(bed: Bed, key: str, old: str) -> None:
     async with bed.open() as service:

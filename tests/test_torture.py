@@ -153,8 +153,8 @@ async def torture(directory: Path, *, kills: int, seed: int) -> None:
         assert sandbox.bytes_sent - exported <= kills * len(NODES) * TWICE
 
 
-async def test_twenty_kills_leave_nothing_cut_and_fetch_little_twice(tmp_path: Path) -> None:
-    await torture(tmp_path, kills=20, seed=1)
+async def test_eight_kills_leave_nothing_cut_and_fetch_little_twice(tmp_path: Path) -> None:
+    await torture(tmp_path, kills=8, seed=1)
 
 
 @pytest.mark.slow

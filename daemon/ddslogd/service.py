@@ -453,6 +453,7 @@ def _refuse_what_needs_a_restart(before: Settings, after: Settings) -> None:
     fixed = {
         "storage.directory": (before.storage.directory, after.storage.directory),
         "storage.state": (before.storage.state, after.storage.state),
+        "web": (before.web, after.web),
     }
     text = "cannot change while ddslogd runs: restart for it"
     complaints = [Complaint(line=0, column=0, path=path, text=text) for path, (old, new) in fixed.items() if old != new]

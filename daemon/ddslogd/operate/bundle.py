@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import io
 import json
 import os
@@ -23,6 +23,7 @@ from ddslogd.cloud import secrecy
 from ddslogd.cloud.credentials import read_secret
 from ddslogd.config import InstanceEntry, PasswordAuth
 from ddslogd.errors import ConfigError, CredentialsRefused, StorageError
+from ddslogd.operate import asking
 from ddslogd.operate.doctor import Visit, examined, report
 from ddslogd.operate.pseudonyms import Pseudonyms
 from ddslogd.storage import inventory
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from ddslogd.operate.log import Redactor
     from ddslogd.pacing import Clock
 
-WEB: Final = "127.0.0.1:9464"
-"""Where the daemon's status is by default."""
-_PATIENCE_S: Final = 5.0
-_MOST_REPLY: Final = 16 * 1024 * 1024
 _JOURNAL_LINES: Final = 2000
 _SECRET_NAMES: Final = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "ACCESS_KEY", "APIKEY", "API_KEY")
 _README: Final = """\
@@ -80,7 +77,7 @@ async def gathered(
     members: dict[str, Any] = {"configuration.json": told, "versions.json": versions()}
     if settings is not None:
         state = settings.storage.state
-        members["status.json"] = _status(settings)
+        members["status.json"] = await asyncio.to_thread(_or_reason, lambda: asking.status(settings, now=clock.now()))
         members["failures.json"] = _or_reason(lambda: inventory.troubles(state))
         members["ledger.json"] = _or_reason(lambda: inventory.contents(state))
     findings = await examined(Visit(path=path, offline=True), clock=clock, redact=redactor.add, environ=environ)
@@ -185,40 +182,8 @@ def _cleaned(member: Any, redactor: Redactor, other: Pseudonyms | None, *, keys:
 def _or_reason(look: Callable[[], Any]) -> Any:
     try:
         return look()
-    except StorageError as exc:
+    except (ConfigError, StorageError) as exc:
         return {"not_read": str(exc)}
-
-
-def _status(settings: Settings) -> Any:
-    """Ask the daemon, or look into its ledger."""
-    address = str(getattr(getattr(settings, "web", None), "listen", WEB))
-    try:
-        return {"from": f"the daemon at {address}", "status": _from_daemon(address)}
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        reason = f"no daemon answers at {address} ({type(exc).__name__})"
-        return {
-            "from": f"the ledger: {reason}",
-            "status": _or_reason(lambda: inventory.last_cycles(settings.storage.state)),
-        }
-
-
-def _from_daemon(address: str) -> Any:
-    """Get ``/api/v1/status``.
-
-    Raises:
-        OSError: Nobody answers.
-        ValueError: It answers something else.
-    """
-    connection = http.client.HTTPConnection(address, timeout=_PATIENCE_S)
-    try:
-        connection.request("GET", "/api/v1/status?nodes=1")
-        reply = connection.getresponse()
-        body = reply.read(_MOST_REPLY)
-    finally:
-        connection.close()
-    if reply.status != http.client.OK:
-        raise ValueError
-    return json.loads(body)
 
 
 def _journal() -> str:

@@ -127,19 +127,6 @@ def troubles(state: Path) -> dict[str, Any]:
     return _rows(state, queries)
 
 
-def last_cycles(state: Path) -> dict[str, Any]:
-    """Give the last cycle of each instance, and what is known of each stream.
-
-    Raises:
-        StorageError: There is no ledger, or it cannot be read.
-    """
-    queries = {
-        "cycles": "SELECT * FROM cycles WHERE id IN (SELECT max(id) FROM cycles GROUP BY instance) ORDER BY instance",
-        "streams": "SELECT instance, log, node, size, born_ms, first_ms, last_ms, delivered_ms FROM streams",
-    }
-    return _rows(state, queries)
-
-
 def _rows(state: Path, queries: dict[str, str]) -> dict[str, Any]:
     try:
         with closing(_opened(state)) as db:
