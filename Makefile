@@ -44,7 +44,7 @@ test-deb: $(INSTALLED) $(DEB)/.installed
 	$(BIN)/pytest -q -m slow tests/test_deb.py
 
 torture: $(INSTALLED)
-	$(BIN)/pytest -q -m slow tests/test_torture.py
+	$(BIN)/pytest -q -n auto -m slow tests/test_torture.py
 
 bench: $(BENCHES)
 

@@ -973,7 +973,7 @@ changes = st.one_of(
 steps = st.lists(st.tuples(changes, st.lists(st.integers(0, 60_000), max_size=2)), min_size=2, max_size=7)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(steps)
 @example([(("grow", 3000), []), (("touch", 30_000), []), (("grow", 10), []), (("repeat", 4000), [])])
 @example([(("repeat", 4000), []), (("repeat", 1), []), (("repeat", 3000), [100]), (("grow", 5), [])])
