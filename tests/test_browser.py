@@ -227,7 +227,8 @@ def tabs(browser: Browser, **options: Any) -> Iterator[Page]:
         tab.clock.install()
     yield tab
     context.close()
-    assert [text for text in complaints if "404" not in text] == []
+    expected = ("404", "ERR_CONNECTION_REFUSED")  # the server ends before its tab, which goes on asking
+    assert [text for text in complaints if not any(word in text for word in expected)] == []
 
 
 def later(tab: Page) -> None:
