@@ -57,6 +57,15 @@ async def test_an_export_that_never_ends_is_given_up_after_its_time(bed: Bed, cl
         assert (failed.kind, sum(clock.slept)) == ("ExportPending", 600.0)
 
 
+async def test_the_end_of_an_exports_time_is_reached_though_seconds_do_not_add_up(bed: Bed, clock: ManualClock) -> None:
+    """7877.689932 + 600.0 is more than 8477.689932, by less than a clock can wait for."""
+    clock.forward(microseconds=7_877_689_932)
+    async with bed.cloud(export_takes=(10_000.0, 10_000.0)), asyncio.timeout(20):
+        await bed.collect()
+
+    assert len(clock.slept) < 30
+
+
 async def test_a_cached_export_is_asked_for_once(sandbox: Sandbox, bed: Bed, clock: ManualClock) -> None:
     """Within the 15 minutes the first answer is FINISH already: no poll follows. (Another host asked for it.)"""
     sandbox.write(NODE, LOG)

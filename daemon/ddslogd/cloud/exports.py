@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+INSTANT_S = 0.001  # less than this is no time left: sums of seconds are not exact
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRule:
@@ -187,7 +189,7 @@ class Export:
         settings = self._settings
         give_up_at = self._clock.monotonic() + settings.give_up_after.total_seconds()
         for delay in waits(self.takes, first=settings.first_poll, longest=settings.max_poll):
-            if self._settled or self._clock.monotonic() >= give_up_at:
+            if self._settled or give_up_at - self._clock.monotonic() < INSTANT_S:
                 return
             await self._rest(delay, until=give_up_at)
             if self._settled:  # a renewal has found that out meanwhile
@@ -199,7 +201,7 @@ class Export:
         while True:
             answered = self._answered
             await self._clock.sleep(min(answered + delay, until) - self._clock.monotonic())
-            if self._answered == answered or self._clock.monotonic() >= until:
+            if self._answered == answered or until - self._clock.monotonic() < INSTANT_S:
                 return
 
     def _link(self, row: Row, now: datetime, request_id: str) -> Link:
