@@ -26,7 +26,8 @@ from ddslogd.pacing import SystemClock
 from ddslogd.sandbox import ApiError
 from ddslogd.storage import database, premises
 from ddslogd.storage.inventory import growth
-from ddslogd.storage.premises import Who, barrier, holder, member_of
+from ddslogd.storage.premises import Who, barrier, member_of
+from ddslogd.storage.store import holder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

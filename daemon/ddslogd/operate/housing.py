@@ -12,7 +12,7 @@ from ddslogd.errors import ConfigError, StorageError
 from ddslogd.findings import Finding, fail, ok, warn
 from ddslogd.storage import database, inventory, layout, premises
 from ddslogd.storage.ledger import FILE_NAME
-from ddslogd.storage.store import LOCK_FILE
+from ddslogd.storage.store import LOCK_FILE, holder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def _held(a_day: float, limits: Limits, now: int) -> int:
 
 
 def _running(storage: Storage) -> Finding:
-    process = premises.holder(storage.directory)
+    process = holder(storage.directory)
     if process is None:
         return ok("daemon", f"no ddslogd works on {storage.directory} (or {LOCK_FILE} there cannot be read)")
     return ok("daemon", f"a ddslogd runs: process {process} works on {storage.directory}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import grp
 import os
 import pwd
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ddslogd.errors import StorageError
 from ddslogd.storage import layout
 from ddslogd.storage.filesystem import disk
 from ddslogd.storage.store import LOCK_FILE
@@ -121,12 +118,11 @@ def status_of(path: Path) -> os.stat_result | None:
     Raises:
         StorageError: That cannot be told.
     """
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise StorageError(f"{exc.strerror} ({errno.errorcode.get(exc.errno or 0, '?')}): {path}") from exc
+    with disk(path):
+        try:
+            return path.stat()
+        except FileNotFoundError:
+            return None
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -157,21 +153,6 @@ def remote_type(path: Path) -> str:
             if path.is_relative_to(point) and len(point) >= len(best):
                 best, kind = point, found
     return kind if kind in _REMOTE else ""
-
-
-def holder(directory: Path) -> str | None:
-    """Give the process that works on a directory, as it says itself; None where none does."""
-    try:
-        fd = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-    finally:
-        os.close(fd)  # and with it the lock, if it was given
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

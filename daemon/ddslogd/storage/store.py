@@ -304,7 +304,10 @@ def claim(directory: Path) -> int:
 
 
 def is_claimed(directory: Path) -> bool:
-    """Tell whether a process has claimed a directory, as far as the system tells; claims nothing, even for a moment."""
+    """Tell whether a process has claimed a directory, as far as the system tells; claims nothing, even for a moment.
+
+    Nor does it try to: a daemon that starts in that moment would be refused.
+    """
     try:
         found = (directory / LOCK_FILE).stat()
         locks = Path("/proc/locks").read_text(encoding="ascii")
@@ -313,6 +316,16 @@ def is_claimed(directory: Path) -> bool:
     device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:131082 0 EOF; see proc_locks(5)
     return any(fields[1] == "FLOCK" and device in fields for fields in map(str.split, locks.splitlines()))
+
+
+def holder(directory: Path) -> str | None:
+    """Give the process that has claimed a directory, as it says itself; None where none has."""
+    if not is_claimed(directory):
+        return None
+    try:
+        return (directory / LOCK_FILE).read_text("ascii", "replace")[:32].strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _entries(directory: Path | str) -> list[os.DirEntry[str]]:
