@@ -200,7 +200,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         StorageError: There is none, or it cannot be read.
     """
     try:
-        with closing(_read_only(path)) as db:
+        with closing(read_only(path)) as db:
             _refuse_other_version(db, path)
             yield db
     except sqlite3.Error as exc:
@@ -208,7 +208,12 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise StorageError(text) from exc
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
+def read_only(path: Path) -> sqlite3.Connection:
+    """Open the file, of whatever version, beside who uses it, or where only reading is allowed. Blocks.
+
+    Raises:
+        sqlite3.Error: There is none, or it cannot be read.
+    """
     uri = f"file:{quote(str(path))}?mode=ro"
     db = sqlite3.connect(uri, uri=True, isolation_level=None)
     try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from ddslogd.errors import StorageError
 from ddslogd.storage import database
 from ddslogd.storage.ledger import FILE_NAME
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 WEEK: Final = timedelta(days=7)
@@ -78,7 +78,7 @@ def nodes_known(state: Path) -> set[str]:
         "SELECT instance, instance FROM cycles GROUP BY 1",
     )
     try:
-        with closing(_opened(state)) as db:
+        with closing(database.read_only(state / FILE_NAME)) as db:
             return {text for query in queries for row in db.execute(query) for text in row if text}
     except sqlite3.Error:
         return set()
@@ -92,7 +92,7 @@ def contents(state: Path) -> dict[str, Any]:
     """
     path = state / FILE_NAME
     try:
-        with closing(_opened(state)) as db:
+        with closing(database.read_only(state / FILE_NAME)) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             tables = [row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
             counts = {table: db.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0] for table in tables}  # noqa: S608  # names of the schema itself
@@ -129,7 +129,7 @@ def troubles(state: Path) -> dict[str, Any]:
 
 def _rows(state: Path, queries: dict[str, str]) -> dict[str, Any]:
     try:
-        with closing(_opened(state)) as db:
+        with closing(database.read_only(state / FILE_NAME)) as db:
             db.row_factory = sqlite3.Row
             return {
                 name: [
@@ -145,19 +145,5 @@ def _rows(state: Path, queries: dict[str, str]) -> dict[str, Any]:
 def _told(key: str, value: Any) -> Any:
     """Spell a moment."""
     if key.endswith("_ms") and isinstance(value, int):
-        return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
+        return database.moment_of(value).isoformat(timespec="milliseconds")
     return value
-
-
-def _opened(state: Path) -> sqlite3.Connection:
-    """Open the file whatever its version; beside a daemon, or where only reading is allowed."""
-    uri = f"file:{quote(str(state / FILE_NAME))}?mode=ro"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None)
-    try:
-        db.execute("PRAGMA user_version")
-    except sqlite3.OperationalError:
-        db.close()
-        if (state / f"{FILE_NAME}-wal").exists():
-            raise
-        return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
-    return db
