@@ -79,7 +79,7 @@ class Skew:
 
     def observe(self, date_header: str, now: datetime) -> None:
         """Take one reply's ``Date`` into account; one that cannot be read is passed over."""
-        server = _date(date_header)
+        server = date_of(date_header)
         if server is None or abs(server - now) > LARGEST_SKEW:
             return
         self._seconds.append((server - now).total_seconds())
@@ -89,7 +89,8 @@ class Skew:
 
 
 @lru_cache(maxsize=8)  # replies of one second have one header
-def _date(header: str) -> datetime | None:
+def date_of(header: str) -> datetime | None:
+    """Read a ``Date`` header: aware; None where it cannot be read."""
     try:
         moment = parsedate_to_datetime(header)
     except (ValueError, TypeError, OverflowError):  # the last: a year or an offset of many digits

@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from ddslogd.cloud.http import NETWORK_ERRORS, network_reason, trust
 from ddslogd.cloud.rights import PATIENCE_S
 from ddslogd.errors import CloudError, ConfigError
 from ddslogd.findings import Finding, fail, ok, warn
+from ddslogd.pacing import date_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -135,12 +135,11 @@ async def _greeting(service: str, endpoint: str, http: Http, *, now: datetime) -
         yield fail(AREA, f"{service}: {exc if isinstance(exc, CloudError) else 'no answer within 10 s'}", todo)
         return
     yield ok(AREA, f"{service}: {endpoint} answers (HTTP {reply.status})")
-    try:
-        theirs = parsedate_to_datetime(reply.headers.get("Date", ""))
-    except (ValueError, TypeError, OverflowError):
+    theirs = date_of(reply.headers.get("Date", ""))
+    if theirs is None:
         yield warn("clock", f"{service}: its answer has no Date that can be read: the clocks are not compared")
         return
-    yield _skewed(service, (theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)) - now)
+    yield _skewed(service, theirs - now)
 
 
 def _skewed(service: str, skew: timedelta) -> Finding:
