@@ -21,7 +21,7 @@ from ddslogd import config
 from ddslogd.operate.progress import Silent
 from ddslogd.sandbox import Sandbox, configuration, single
 from ddslogd.service import Service, opened
-from ddslogd.storage import database
+from ddslogd.storage import database, standing
 from ddslogd.storage.streambook import gaps
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddslogd.models import CycleReport, Gap, Instance, Progress
+    from ddslogd.storage.standing import Failing
 
 # The looptime plugin asks for the thread's event loop before tests that have none. Python then makes one that nobody
 # closes, and warns of it in some later test; told that there is none, it does not.
@@ -116,6 +117,12 @@ class TurnClock(ManualClock):
             self.passed(self.time - before)
             first.set_result(None)
         await woken
+
+
+def known_failures(state: Path) -> dict[str, tuple[Failing, ...]]:
+    """Give what fails now, by instance, as the ledger in a directory knows it."""
+    with database.reading(state / "ledger.sqlite3") as db:
+        return dict(standing.books(db).failures)
 
 
 def known_gaps(state: Path) -> tuple[Gap, ...]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from aiohttp import web
 
-from conftest import needed_module
+from conftest import ANY_PORT, needed_module
 from ddslogd import config
 from ddslogd.operate import page as pages
 from ddslogd.operate.log import Redactor
@@ -53,7 +53,6 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-ANY_PORT = "web: {listen: '127.0.0.1:0'}\n"
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
 TICK_MS = 5000
 SWAP_LIMIT_S = 1.0  # of the browser's main thread, on a busy machine

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from conftest import known_failures
 from ddslogd.models import CycleOutcome, Failed, Unchanged
 from ddslogd.sandbox import ApiError, cluster, replica_set, single
-from ddslogd.storage.ledger import Ledger
 
 if TYPE_CHECKING:
     from typing import Any
@@ -300,9 +300,7 @@ async def test_the_books_say_since_when_and_how_often_something_fails(
     clock.forward(minutes=20)
     await bed.collect()
 
-    ledger = Ledger(bed.state)
-    (failure,) = await ledger.failures("solo")
-    await ledger.close()
+    (failure,) = known_failures(bed.state)["solo"]
     assert (failure.node, failure.times, abs((failure.since - first).total_seconds()) < 1) == (NODE, 2, True)
 
 
@@ -314,10 +312,7 @@ async def test_what_succeeds_fails_no_more(sandbox: Sandbox, bed: Bed, clock: Ma
     clock.forward(minutes=20)
     await bed.collect()
 
-    ledger = Ledger(bed.state)
-    failures = await ledger.failures()
-    await ledger.close()
-    assert failures == ()
+    assert known_failures(bed.state) == {}
 
 
 async def test_a_cycle_that_hangs_is_ended_and_says_so(bed: Bed) -> None:

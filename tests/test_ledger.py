@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from conftest import known_failures
 from ddslogd.errors import ConfigError, StorageError
 from ddslogd.models import CycleOutcome, CycleReport, Failed, Habit, LogFile, LogKind, Node, Snapshot, Stored, Unchanged
 from ddslogd.storage import layout
@@ -290,26 +291,27 @@ async def test_the_tick_of_each_instances_last_cycle_is_known(ledger: Ledger) ->
     assert await ledger.last_ticks() == {"orders": NOW + timedelta(minutes=10)}
 
 
-async def test_failures_count_from_the_first_one_on(ledger: Ledger) -> None:
+async def test_failures_count_from_the_first_one_on(ledger: Ledger, tmp_path: Path) -> None:
     for minutes in (0, 20, 40):
         await ledger.close_cycle(report(at=NOW + timedelta(minutes=minutes), failed=("a",)), tick=NOW)
 
-    (failure,) = await ledger.failures()
-    assert (failure.times, failure.last - failure.since, failure.last_error) == (3, timedelta(minutes=40), "a failed")
+    (failure,) = known_failures(tmp_path)["orders"]
+    assert (failure.times, failure.last - failure.since, failure.reason) == (3, timedelta(minutes=40), "a failed")
 
 
-async def test_a_node_that_succeeds_fails_no_more_while_another_still_does(ledger: Ledger) -> None:
+async def test_a_node_that_succeeds_fails_no_more_while_another_still_does(ledger: Ledger, tmp_path: Path) -> None:
     await ledger.close_cycle(report(failed=("a", "b")), tick=NOW)
     await ledger.close_cycle(report(failed=("b",)), tick=NOW)
 
-    assert [(failure.node, failure.times) for failure in await ledger.failures("orders")] == [("b", 2)]
+    assert [(failure.node, failure.times) for failure in known_failures(tmp_path)["orders"]] == [("b", 2)]
 
 
-async def test_a_cycle_that_failed_as_a_whole_says_nothing_of_its_nodes(ledger: Ledger) -> None:
+async def test_a_cycle_that_failed_as_a_whole_says_nothing_of_its_nodes(ledger: Ledger, tmp_path: Path) -> None:
     await ledger.close_cycle(report(failed=("a",)), tick=NOW)
     await ledger.close_cycle(report(outcome=CycleOutcome.FAILED, error="gone"), tick=NOW)
 
-    assert [(failure.node, failure.kind) for failure in await ledger.failures()] == [("", "Gone"), ("a", "Corrupt")]
+    failures = known_failures(tmp_path)["orders"]
+    assert [(failure.node, failure.kind) for failure in failures] == [("", "Gone"), ("a", "Corrupt")]
 
 
 async def test_old_cycles_make_room_for_new_ones(ledger: Ledger, tmp_path: Path) -> None:
@@ -366,11 +368,12 @@ async def test_the_last_of_a_series_is_its_newest_that_is_published(ledger: Ledg
     assert found == [SNAPSHOT, None]
 
 
-async def test_it_is_in_wal_mode_and_only_ours_to_read(ledger: Ledger, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ledger")
+async def test_it_is_in_wal_mode_and_only_ours_to_read(tmp_path: Path) -> None:
     mode = one_row(tmp_path, "PRAGMA journal_mode")[0]
 
     assert (mode, (tmp_path / "ledger.sqlite3").stat().st_mode & 0o777) == ("wal", 0o640)
-    assert await ledger.failures() == ()
+    assert known_failures(tmp_path) == {}
 
 
 async def test_damage_that_shows_in_the_middle_of_work_is_put_aside_and_the_work_is_done(
@@ -435,7 +438,7 @@ async def test_an_empty_file_holds_nothing_that_was_known(tmp_path: Path) -> Non
     assert not known
 
 
-async def test_what_succeeded_before_the_cycle_failed_as_a_whole_fails_no_more(ledger: Ledger) -> None:
+async def test_what_succeeded_before_the_cycle_failed_as_a_whole_fails_no_more(ledger: Ledger, tmp_path: Path) -> None:
     await ledger.close_cycle(report(failed=("node-1", "a", "node-2")), tick=NOW)
     second = replace(FILE, node="node-2")
     broken = report(outcome=CycleOutcome.FAILED, error="gone")
@@ -444,7 +447,7 @@ async def test_what_succeeded_before_the_cycle_failed_as_a_whole_fails_no_more(l
         replace(broken, outcomes=[Stored(snapshot=SNAPSHOT, fetched=1), Unchanged(file=second)]), tick=NOW
     )
 
-    assert [failure.node for failure in await ledger.failures()] == ["", "a"]
+    assert [failure.node for failure in known_failures(tmp_path)["orders"]] == ["", "a"]
 
 
 async def test_instances_that_are_gone_leave_no_failures_and_no_nodes(ledger: Ledger, tmp_path: Path) -> None:
@@ -455,7 +458,7 @@ async def test_instances_that_are_gone_leave_no_failures_and_no_nodes(ledger: Le
     await ledger.forget_instances({"orders"})
 
     nodes = one_row(tmp_path, "SELECT group_concat(instance) FROM nodes")
-    assert ([failure.instance for failure in await ledger.failures()], nodes) == (["orders"], ("orders",))
+    assert (list(known_failures(tmp_path)), nodes) == (["orders"], ("orders",))
 
 
 async def test_entries_that_nothing_asks_for_are_dropped_and_each_series_keeps_its_newest(
@@ -478,12 +481,13 @@ async def test_entries_that_nothing_asks_for_are_dropped_and_each_series_keeps_i
     assert kept == ("node-1 29,node-2 40,node-3 40,node-3 1",)
 
 
-async def test_the_drop_of_old_entries_reads_an_index(ledger: Ledger, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ledger")
+async def test_the_drop_of_old_entries_reads_an_index(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
         plan = " ".join(str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {DROP_OLD}", ("orders", 1, 1)))
 
     assert ("snapshots_gone (instance=? AND stored_ms<?)" in plan, "SCAN" in plan) == (True, False), plan
-    assert await ledger.failures() == ()
+    assert known_failures(tmp_path) == {}
 
 
 async def test_a_ledger_of_another_directory_is_refused_until_its_files_have_moved(

@@ -39,6 +39,17 @@ def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def break_sync_of(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, number = os.fsync, directory.stat().st_ino
+
+    def broken(fd: int) -> None:
+        if os.fstat(fd).st_ino == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", broken)
+
+
 async def publish_all(publisher: Publisher, *wholes: Whole) -> list[object]:
     return list(await asyncio.gather(*map(publisher.publish, wholes), return_exceptions=True))
 
@@ -92,16 +103,9 @@ async def test_a_directory_that_cannot_be_synced_fails_those_in_it_alone(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their names may be lost by a power cut: they are not said to be on disk."""
-    real, bad = os.fsync, tmp_path / "snapshots" / "bad"
+    bad = tmp_path / "snapshots" / "bad"
     bad.mkdir(parents=True)
-    number = bad.stat().st_ino
-
-    def broken(fd: int) -> None:
-        if os.fstat(fd).st_ino == number:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", broken)
+    break_sync_of(bad, monkeypatch)
     ended = await publish_all(publisher, *(whole(tmp_path, node) for node in ("first", "bad", "good")))
 
     assert [isinstance(each, StorageError) for each in ended] == [False, True, False]
@@ -110,14 +114,7 @@ async def test_a_directory_that_cannot_be_synced_fails_those_in_it_alone(
 async def test_a_directory_whose_own_entry_cannot_be_synced_fails_all_in_it_whoever_made_it(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, number = os.fsync, tmp_path.stat().st_ino
-
-    def broken(fd: int) -> None:
-        if os.fstat(fd).st_ino == number:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", broken)
+    break_sync_of(tmp_path, monkeypatch)
     ended = await publish_all(publisher, *(whole(tmp_path, node) for node in ("a", "b", "c")))
 
     assert [isinstance(each, StorageError) for each in ended] == [True, True, True]

@@ -638,7 +638,7 @@ async def test_the_next_tick_of_each_instance_is_known_but_of_those_that_run(des
     scheduler = desk.scheduler(ORDERS, EVENTS)
     serving = asyncio.create_task(scheduler.serve([ORDERS, EVENTS]))
     await asyncio.sleep(1)
-    seen = scheduler.next_ticks(), scheduler.running()
+    seen = scheduler.next_ticks(), frozenset(scheduler._running)
     serving.cancel()
     await asyncio.wait([serving])
 

@@ -56,7 +56,6 @@ log = structlog.get_logger()
 
 WARN_EVERY = timedelta(days=1)
 LARGE_SKEW = timedelta(seconds=60)
-_GOOD = {CycleOutcome.OK, CycleOutcome.NOTHING}
 _UNASKED = {CycleOutcome.NO_ROOM, CycleOutcome.CACHED}
 _OPERATORS_TURN = {"Gone", "NotAllowed", "Unsupported", "CredentialsRefused"}
 
@@ -211,7 +210,7 @@ class Collector:
 
     def _level(self, report: CycleReport) -> int:
         """Choose the event's level: what only the operator can mend is a warning once a day, not at every tick."""
-        if report.outcome in _GOOD:
+        if report.outcome.good:
             self._warned.pop(report.instance, None)
             return logging.INFO
         if report.outcome in _UNASKED:  # a full disk is warned of once, for all

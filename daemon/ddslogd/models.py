@@ -412,6 +412,11 @@ class CycleOutcome(StrEnum):
     CACHED = "cached"
     """Nothing was asked for, since the cloud would serve the last export once more, which is on disk."""
 
+    @property
+    def good(self) -> bool:
+        """Tell whether the cloud was asked, and all that it has is on disk."""
+        return self in {CycleOutcome.OK, CycleOutcome.NOTHING}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habit:

@@ -147,10 +147,6 @@ class Scheduler:
         now = self._clock.now()
         return ticks | {one.name: now for held in self._held.values() for one in held if one.name not in ticks}
 
-    def running(self) -> frozenset[str]:
-        """Give the names of the instances whose cycle is running."""
-        return frozenset(self._running)
-
     def known_since(self) -> dict[str, datetime]:
         """Give when each instance of the fleet was heard of, by its name."""
         return dict(self._known_since)

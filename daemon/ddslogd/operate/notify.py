@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 LONGEST_STATUS = 250  # characters; `systemctl status` has one line for it
 AGAIN_AFTER_S = 55.0  # what is still true is said again, so that each minute has it
-GOOD = frozenset({CycleOutcome.OK, CycleOutcome.NOTHING, CycleOutcome.CACHED})
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -116,7 +115,9 @@ def _beat_every(environ: Mapping[str, str], pid: int) -> timedelta | None:
 
 def trouble(report: CycleReport) -> str:
     """Say what went wrong in a cycle; empty where nothing did."""
-    return "" if report.outcome in GOOD else report.error or "some files failed"
+    if report.outcome.good or report.outcome is CycleOutcome.CACHED:
+        return ""
+    return report.error or "some files failed"
 
 
 def summary(names: Collection[str], last: Mapping[str, str], *, next_at: datetime | None) -> str:

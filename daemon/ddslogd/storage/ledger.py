@@ -11,7 +11,6 @@ import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,26 +46,6 @@ DROP_OLD = (  # by both times: what is as old by its name is not adopted again, 
 OF_DIRECTORY = (
     "SELECT key, CASE WHEN published AND path = key THEN present END FROM snapshots WHERE series >= ? AND series < ?"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """What fails now.
-
-    Attributes:
-        node: Empty where an export fails as a whole.
-        log: Empty where the cycle does.
-        since: Aware, UTC, as ``last``.
-    """
-
-    instance: str
-    node: str
-    log: str
-    kind: str
-    since: datetime
-    last: datetime
-    times: int
-    last_error: str
 
 
 class Ledger:
@@ -287,29 +266,6 @@ class Ledger:
 
         return await self.run(ask)
 
-    async def failures(self, instance: str | None = None) -> tuple[Failure, ...]:
-        """Give what fails now, of one instance or of all."""
-
-        def ask(db: sqlite3.Connection) -> tuple[Failure, ...]:
-            rows = db.execute(
-                "SELECT * FROM failures WHERE ? IS NULL OR instance = ? ORDER BY instance, node", (instance, instance)
-            )
-            return tuple(
-                Failure(
-                    instance=row[0],
-                    node=row[1],
-                    log=row[2],
-                    kind=row[3],
-                    since=moment_of(row[4]),
-                    last=moment_of(row[5]),
-                    times=row[6],
-                    last_error=row[7],
-                )
-                for row in rows
-            )
-
-        return await self.run(ask)
-
     async def forget_instances(self, known: set[str]) -> None:
         """Forget what failed, which nodes there were, how exports went and it stood, of all instances but these."""
         tables = ("failures", "nodes", "exports", "standings")
@@ -483,10 +439,15 @@ def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
     )
 
 
+def _last_of(db: sqlite3.Connection, series: str) -> Snapshot | None:
+    newest = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
+    row = db.execute(newest, (series,)).fetchone()
+    return read_snapshot(row) if row else None
+
+
 def _same_as_last(db: sqlite3.Connection, snapshot: Snapshot) -> str | None:
-    query = "SELECT path, md5, size FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
-    row = db.execute(query, (layout.series(snapshot.key),)).fetchone()
-    return str(row[0]) if row and tuple(row[1:]) == (snapshot.md5, snapshot.size) else None
+    last = _last_of(db, layout.series(snapshot.key))
+    return last.path if last and (last.md5, last.size) == (snapshot.md5, snapshot.size) else None
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:

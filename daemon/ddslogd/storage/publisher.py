@@ -159,7 +159,7 @@ class _Job:
             self.directories |= make_directories(whole.root, whole.final.parent)
             whole.part.unlink(missing_ok=True)
             self._fd = no_follow(str(whole.part), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            write_all(self._fd, whole.chunks)
+            _write_all(self._fd, whole.chunks)
         os.fchmod(self._fd, FILE_MODE)
         os.ftruncate(self._fd, whole.size)  # gives back the blocks that were reserved and not written
         lines = window.FileWindow(whole.final, self._fd, whole.size)
@@ -187,7 +187,7 @@ class _Job:
             os.close(fd)
 
 
-def write_all(fd: int, chunks: Sequence[bytes]) -> None:
+def _write_all(fd: int, chunks: Sequence[bytes]) -> None:
     """Write chunks one behind the other from the descriptor's place on; blocks.
 
     Raises:

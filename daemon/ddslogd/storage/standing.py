@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SPARKS = 24  # cycles whose new bytes are kept
 NEWEST = 5  # snapshots and gaps that are told of each node
-_GOOD = {CycleOutcome.OK, CycleOutcome.NOTHING}
 Series = tuple[str, str, LogKind]
 """An instance, a node of it, and a kind of log."""
 
@@ -161,7 +160,7 @@ def note(db: sqlite3.Connection, report: CycleReport, *, cycle: int) -> None:
     good_ms, quiet, newest_ms, sparks = db.execute(query, (report.instance,)).fetchone() or (None, 0, None, "[]")
     times = [out.snapshot.last_at for out in report.outcomes if isinstance(out, Stored) and out.snapshot.last_at]
     if report.outcome is not CycleOutcome.CACHED:
-        good = report.outcome in _GOOD
+        good = report.outcome.good
         good_ms = ms_of(report.finished_at) if good else good_ms
         quiet = quiet + 1 if good and not _brought(report) else 0
         newest_ms = max(filter(None, (newest_ms, ms_or_none(max(times, default=None)))), default=None)
