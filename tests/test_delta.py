@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from conftest import Bed, ManualClock, known_gaps, quiet_sandbox
+from ddslogd.errors import Corrupt
 from ddslogd.models import CycleOutcome, Identity, Snapshot, Stored, Unchanged
 from ddslogd.sandbox import replica_set
 from ddslogd.storage import database, layout
 from ddslogd.storage.ledger import read_snapshot
 from ddslogd.storage.part import Checks, Desk, Digests, Part
 from ddslogd.transfer.delta import HEAD, SMALL
+from ddslogd.transfer.downloader import _prove_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -846,6 +848,19 @@ async def test_a_part_that_begins_anew_is_seeded_no_more(tmp_path: Path, desk: D
 
     assert (seeded, part.seeded, part.size, part.received) == ((6, 6, 0), 0, 2, 2)
     await part.remove()
+
+
+async def test_a_seeded_part_is_not_whole_where_no_md5_is_taken_of_it_any_more(tmp_path: Path) -> None:
+    """It was put aside, and ``download.verify`` changed to length before a transfer went on with it."""
+    (tmp_path / "last").write_bytes(b"0123456789")
+    unchecked = Desk(Checks(md5=False))
+    part = Part(tmp_path, tmp_path / "x.20260102T030405.678Z.log", desk=unchecked)
+    await part.seed(Identity(etag='"x"', total=6, md5="0" * 32), tmp_path / "last", start=4)
+
+    with pytest.raises(Corrupt):
+        _prove_whole(part)
+    await part.remove()
+    unchecked.close()
 
 
 async def test_a_seeded_part_goes_on_behind_the_seed(tmp_path: Path, desk: Desk) -> None:

@@ -288,7 +288,7 @@ def _judge_head(exc: TransferError, effort: Effort, delta: Delta) -> float:
 
 def _prove_whole(part: Part) -> None:
     identity = part.identity
-    if part.seeded and not identity.md5:
+    if part.seeded and not (identity.md5 and part.digests.md5):
         raise Corrupt("what was held is part of it by no checksum")
     if identity.total is not None and part.size < identity.total:
         raise Interrupted(f"the connection ended at byte {part.size} of {identity.total}")
