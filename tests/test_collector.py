@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -99,6 +101,36 @@ async def test_the_same_bytes_again_are_recorded_and_not_kept_twice(
     report = await bed.collect()
 
     assert (report.outcome, report.unchanged, report.stored, len(bed.files())) == (CycleOutcome.OK, 1, 0, 1)
+
+
+async def test_two_exports_of_a_cycle_with_the_same_bytes_are_one_file(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cloud exports a node anew while it waits for another one's file, and the first file is not published yet."""
+    held, real, both = threading.Event(), os.fdatasync, asyncio.Event()
+
+    def late(fd: int) -> None:
+        held.wait()
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", late)
+    bed.set("give_up_after: 10m", "give_up_after: 20m")
+    async with bed.cloud(fleet=(replica_set("solo", nodes=2),)) as sandbox:
+        slow, quick = sandbox.fleet[0].nodes
+        sandbox.faults.slow_rows[slow.name] = 1000.0
+        sandbox.faults.after_object = [lambda: None, both.set]
+        sandbox.write(quick.name, LOG)
+
+        cycle = asyncio.create_task(bed.collect())
+        try:
+            await both.wait()
+            for _ in range(100):  # whatever becomes of the second file without the first comes to pass
+                await asyncio.to_thread(int)
+        finally:
+            held.set()
+        report = await cycle
+
+        assert (bed.contents(), report.stored, report.unchanged) == ([LOG], 1, 1)
 
 
 async def test_an_empty_log_is_no_file_and_no_failure(bed: Bed) -> None:

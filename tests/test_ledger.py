@@ -205,6 +205,33 @@ async def test_files_without_a_checksum_are_never_the_same(ledger: Ledger) -> No
     assert same is None
 
 
+@pytest.mark.parametrize(
+    ("minute", "md5", "beside"),
+    [
+        (-10, "aa", 0),
+        (-10, "bb", None),
+        (10, "aa", 0),
+        (10, "bb", 30),
+        (10, "cc", None),
+        (70, "cc", 60),
+        (70, "bb", None),
+    ],
+)
+async def test_a_late_file_is_compared_with_the_one_before_it_and_the_one_after(
+    ledger: Ledger, minute: int, md5: str, beside: int | None
+) -> None:
+    """Published are, at minute 0, 30 and 60, the bytes aa, bb and cc."""
+
+    def at(minute: int, md5: str) -> Snapshot:
+        file = replace(FILE, updated_at=NOW + timedelta(minutes=minute))
+        return replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file), md5=md5)
+
+    await ledger.enter(at(0, "aa"), at(60, "cc"), at(30, "bb"))
+
+    same = None if beside is None else at(beside, "").path
+    assert (await ledger.same_beside(at(minute, md5)), await ledger.promise(at(minute, md5))) == (same, same)
+
+
 async def test_a_promise_that_is_insisted_on_is_noted_though_the_bytes_are_the_same(ledger: Ledger) -> None:
     later = replace(FILE, updated_at=NOW + timedelta(minutes=20))
     again = replace(SNAPSHOT, file=later, key=layout.key(later), path=layout.key(later))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -267,6 +267,9 @@ class _Cycle:
         self._outcomes: list[Outcome] = []
         self._advances: list[Advance] = []
         self._running: Counter[str] = Counter()  # transfers by series
+        # By series: the cloud may export a node anew in mid-cycle, and two files with the same bytes are one. Held
+        # while one is compared with those that are published, until it is entered.
+        self._one_by_one: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._exports: list[tuple[LogKind, str, Export]] = []  # with what was asked for
         self._served: list[datetime] = []  # of kinds that were not asked for: until when there is nothing new
         self._failed_calls: list[FailedCall] = []
@@ -413,15 +416,16 @@ class _Cycle:
         if fetched is not None and fetched.unchanged and seed is not None:
             snapshot = self._snapshot(link, key, part, fetched, began_at=began_at)
             snapshot = replace(snapshot, size=seed.size, md5=seed.md5, sha256=seed.sha256)
-            same = await self._archive.ledger.same_as_last(snapshot)
+            same = await self._archive.ledger.same_beside(snapshot)
             if same is not None and await self._enter_as(same, snapshot, part):
                 return Unchanged(file=link.file, fetched=part.received)
-            # It is not the last one any more, or is gone: then it takes a copy of its own.
+            # It is not beside it any more, or is gone: then it takes a copy of its own.
             fetched = await self._account.downloader.fetch(link, part, renew=export.renew)
-        return await self._keep(link, key, part, fetched, began_at=began_at)
+        async with self._one_by_one[layout.series(key)]:
+            return await self._keep(link, key, part, fetched, began_at=began_at)
 
     async def _keep(self, link: Link, key: str, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
-        """Publish what is whole, unless it is nothing new, and enter it in the ledger."""
+        """Publish what is whole, unless it is nothing new, and enter it in the ledger; one at a time of a series."""
         file, ledger = link.file, self._archive.ledger
         if fetched is None:
             await part.remove()
@@ -459,7 +463,7 @@ class _Cycle:
         )
 
     async def _enter_as(self, same: str, snapshot: Snapshot, part: Part) -> bool:
-        """Enter a file at the place of its node's last one, which has the same bytes; False where that is gone."""
+        """Enter a file at the place of one beside it, which has the same bytes; False where that is gone."""
         archive = self._archive
         if not await archive.store.has(same):
             return False

@@ -109,27 +109,27 @@ class Ledger:
     async def promise(self, snapshot: Snapshot, *, even_if_same: bool = False) -> str | None:
         """Note that the snapshot's file is whole and about to get its name: should we die, the next start looks.
 
-        Nothing is noted where the node's last file has the same bytes, by their MD5: that one will do.
+        Nothing is noted where the node's file before or after it has the same bytes, by their MD5: that one will do.
 
         Args:
             snapshot: About to be published.
             even_if_same: Note it all the same.
 
         Returns:
-            The path of that last file; None where the promise is noted.
+            The path of that other file; None where the promise is noted.
         """
 
         def write(db: sqlite3.Connection) -> str | None:
-            same = None if even_if_same or not snapshot.md5 else _same_as_last(db, snapshot)
+            same = None if even_if_same or not snapshot.md5 else _same_beside(db, snapshot)
             if same is None:
                 _write_snapshot(db, snapshot, published=False)
             return same
 
         return await self.run(write)
 
-    async def same_as_last(self, snapshot: Snapshot) -> str | None:
-        """Give the path of the node's last file where its bytes are the snapshot's; else None."""
-        return await self.run(lambda db: _same_as_last(db, snapshot))
+    async def same_beside(self, snapshot: Snapshot) -> str | None:
+        """Give the path of the node's file before or after a snapshot whose bytes are the same; else None."""
+        return await self.run(lambda db: _same_beside(db, snapshot))
 
     async def last_of(self, series: str) -> Snapshot | None:
         """Give the newest published snapshot of a series; None where there is none."""
@@ -439,15 +439,15 @@ def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
     )
 
 
-def _last_of(db: sqlite3.Connection, series: str) -> Snapshot | None:
-    newest = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
-    row = db.execute(newest, (series,)).fetchone()
-    return read_snapshot(row) if row else None
-
-
-def _same_as_last(db: sqlite3.Connection, snapshot: Snapshot) -> str | None:
-    last = _last_of(db, layout.series(snapshot.key))
-    return last.path if last and (last.md5, last.size) == (snapshot.md5, snapshot.size) else None
+def _same_beside(db: sqlite3.Connection, snapshot: Snapshot) -> str | None:
+    """Give the path of a neighbour with the same bytes. Most exports come in order; a late one has two neighbours."""
+    asked = (layout.series(snapshot.key), ms_of(snapshot.file.updated_at))
+    for side in ("<= ? ORDER BY updated_ms DESC", "> ? ORDER BY updated_ms"):
+        of_series = "SELECT path, md5, size FROM snapshots WHERE series = ? AND published AND updated_ms"
+        row = db.execute(f"{of_series} {side} LIMIT 1", asked).fetchone()
+        if row and row[1:] == (snapshot.md5, snapshot.size):
+            return str(row[0])
+    return None
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:
