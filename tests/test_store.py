@@ -406,16 +406,32 @@ def leave_stray(tmp_path: Path) -> Path:
     return stray
 
 
-async def test_a_file_larger_than_the_disk_fails_before_a_byte_is_fetched(store: Store, tmp_path: Path) -> None:
-    """The blocks are reserved at the beginning."""
-    room = os.statvfs(tmp_path)
-    total = room.f_bavail * room.f_frsize + 2**30
+async def test_a_file_larger_than_the_disk_fails_before_a_byte_is_fetched_and_takes_no_room_meanwhile(
+    store: Store, tmp_path: Path
+) -> None:
+    """The blocks are reserved at the beginning, but not those that are left of too few: others write there, too."""
+    before, least, over = free(tmp_path), [free(tmp_path)], threading.Event()
 
-    with pytest.raises(StorageError, match=r"ENOSPC|EFBIG"):
-        async with store.part(FILE) as part:
-            await part.begin(Identity(etag='"x"', total=total))
+    def watch() -> None:
+        while not over.is_set():
+            least.append(free(tmp_path))
 
-    assert list(final(tmp_path).parent.iterdir()) == []
+    watcher = asyncio.create_task(asyncio.to_thread(watch))
+    try:
+        with pytest.raises(StorageError, match="ENOSPC"):
+            async with store.part(FILE) as part:
+                await part.begin(Identity(etag='"x"', total=before + 2**30))
+    finally:
+        over.set()
+        await watcher
+
+    assert (list(final(tmp_path).parent.iterdir()), min(least) > before / 2) == ([], True)
+
+
+def free(directory: Path) -> int:
+    """Give the bytes that are free there."""
+    room = os.statvfs(directory)
+    return room.f_bavail * room.f_frsize
 
 
 async def test_a_part_that_is_closed_holds_no_reserved_blocks(store: Store, tmp_path: Path) -> None:

@@ -363,7 +363,14 @@ def _made(root: Path, path: Path, size: int) -> int:
 
 
 def _preallocate(fd: int, size: int) -> None:
-    """Reserve the blocks, so that a full disk shows now; where the file system cannot, it shows later."""
+    """Reserve the blocks, so that a full disk shows now; where the file system cannot, it shows later.
+
+    What there is no room for is not even tried: the kernel would take all that is free before it finds out, and fail
+    every other writer of the host meanwhile.
+    """
+    room = os.fstatvfs(fd)
+    if size > room.f_bavail * room.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if size == 0 or _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
         return
     number = ctypes.get_errno()
