@@ -38,17 +38,16 @@ class Grouped(Generic[T, R]):
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._busy = False
 
-    async def __call__(self, item: T) -> R:
-        """Have an item done; an item that is cancelled before its group begins is left out.
+    def __call__(self, item: T) -> asyncio.Future[R]:
+        """Have an item done; the future gives what the work gives for it, or raises for its whole group.
 
-        Raises:
-            Exception: As the work gives, or raises for its whole group.
+        An item whose future is cancelled before its group begins is left out.
         """
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if not self._busy:
             self._begin()
-        return await future
+        return future
 
     def _begin(self) -> None:
         """Hand in the next group; one that no thread takes hears so, and those behind it are not kept waiting."""

@@ -34,24 +34,28 @@ def disk(path: Path) -> Iterator[None]:
         raise StorageError(f"{exc.strerror} ({name}): {path}") from exc
 
 
-def unbroken(step: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let a step on disk end although its caller is cancelled, and cancel the caller then.
+async def to_its_end(step: asyncio.Future[T]) -> T:
+    """Wait until a step on disk has ended although the caller is cancelled, and cancel the caller then.
 
     A thread may still use the descriptor: closed under its feet, its number becomes another file's.
     """
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        while not step.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([step])
+        if not step.cancelled():
+            step.exception()  # nobody is left to hear it
+        raise
 
-    @wraps(step)
+
+def unbroken(steps: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let several steps that belong together end although their caller is cancelled, as ``to_its_end`` does for one."""
+
+    @wraps(steps)
     async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.create_task(step(*args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # nobody is left to hear it
-            raise
+        return await to_its_end(asyncio.create_task(steps(*args, **kwargs)))
 
     return run
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from ddslogd.errors import Changed
 from ddslogd.models import Identity
 from ddslogd.storage import layout, window
-from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, unbroken
+from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, to_its_end
 from ddslogd.storage.publisher import Publisher, Whole
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ class Desk:
             self._has_room.clear()
 
     async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Take a blocking step in one of the writers' threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._writers, partial(step, *args, **kwargs))
+        """Take a blocking step in one of the writers' threads, to its end; whoever is cancelled hears of no result."""
+        loop = asyncio.get_running_loop()
+        return await to_its_end(loop.run_in_executor(self._writers, partial(step, *args, **kwargs)))
 
 
 class Part:
@@ -155,7 +156,6 @@ class Part:
         """Tell whether what is there can be proved to belong to what the object store holds."""
         return self.size > 0 and self.identity.total is not None and self.identity.etag.startswith('"')
 
-    @unbroken
     async def take_over(self, path: Path, identity: Identity, *, trusted: bool, seeded: int = 0) -> None:
         """Go on with a part that an earlier transfer left.
 
@@ -169,9 +169,7 @@ class Part:
             StorageError: It cannot be opened or read.
         """
         with disk(path):
-            self._fd = await self._desk.run(no_follow, str(path), os.O_RDWR)
-            self._path, self.identity, self._begun, self.seeded = path, identity, True, seeded
-            self.size, self.tail = await self._desk.run(self._adopt, self._fd, trusted=trusted)
+            await self._desk.run(self._adopt, path, identity, trusted=trusted, seeded=seeded)
 
     async def begin(self, identity: Identity) -> None:
         """Begin from zero with an object of this identity; what was there is thrown away.
@@ -187,7 +185,6 @@ class Part:
         else:
             await self._desk.room()
 
-    @unbroken
     async def seed(self, identity: Identity, path: Path, *, start: int) -> None:
         """Begin with an object of this identity and with the bytes of another file, from ``start`` to its end.
 
@@ -200,7 +197,7 @@ class Part:
         if self._fd is not None and self._path is not None:
             with disk(self._path):
                 copy, total = self._path, identity.total or 0
-                self.size = self.seeded = await self._desk.run(self._copy, self._fd, copy, path, start, total)
+                await self._desk.run(self._copy, self._fd, copy, path, start=start, total=total)
             self.identity = identity
 
     async def append(self, chunks: Sequence[bytes]) -> None:
@@ -243,14 +240,11 @@ class Part:
         self.tail = self.tail[known:]
         return [batch]
 
-    @unbroken
     async def _create(self) -> None:
         path = self._final.parent / layout.part_name(self._final.name, self.identity)
         with disk(path):
-            self._fd = await self._desk.run(_made, self._root, path, self.identity.total or 0)
-            self._path = path
+            await self._desk.run(self._make, path)
 
-    @unbroken
     async def _write(self, chunks: Sequence[bytes]) -> None:
         with disk(self._final):
             await self._desk.run(self._write_all, chunks)
@@ -277,7 +271,6 @@ class Part:
                 left.append(rest)
         return left
 
-    @unbroken
     async def close(self) -> None:
         """Leave the part as it is, for a later transfer to go on with."""
         fd, self._fd = self._fd, None
@@ -293,13 +286,11 @@ class Part:
         if self._path is not None:
             await self._unlink(self._path)
 
-    @unbroken
     async def _unlink(self, path: Path) -> None:
         fd, self._fd, self._path = self._fd, None, None
         with disk(path):
             await self._desk.run(_close_and_unlink, fd, path)
 
-    @unbroken
     async def publish(self) -> LogTimes:
         """Sync the part, give it its final name, and sync the directory; give the times that its lines tell.
 
@@ -320,15 +311,21 @@ class Part:
         finally:
             self._release()
 
-    def _adopt(self, fd: int, *, trusted: bool) -> tuple[int, bytes]:
+    def _make(self, path: Path) -> None:
+        self._fd = _made(self._root, path, self.identity.total or 0)
+        self._path = path
+
+    def _adopt(self, path: Path, identity: Identity, *, trusted: bool, seeded: int) -> None:
+        self._fd = fd = no_follow(str(path), os.O_RDWR)
+        self._path, self.identity, self._begun, self.seeded = path, identity, True, seeded
         size = os.fstat(fd).st_size
         offset = self._take_in(fd, size if trusted else max(0, size - UNTRUSTED_TAIL))
-        tail = os.pread(fd, size - offset, offset)
+        self.tail = os.pread(fd, size - offset, offset)
         os.ftruncate(fd, offset)
         os.lseek(fd, offset, os.SEEK_SET)
-        return offset, tail
+        self.size = offset
 
-    def _copy(self, fd: int, part: Path, path: Path, start: int, total: int) -> int:
+    def _copy(self, fd: int, part: Path, path: Path, *, start: int, total: int) -> None:
         _preallocate(fd, total)
         with window.opened(path) as source:
             size = source.size - start
@@ -336,7 +333,7 @@ class Part:
         with window.opened(part) as copy:  # what was written, not what was read: a copy that failed unseen is found
             self._take_in(copy.fd, size)
         os.lseek(fd, size, os.SEEK_SET)
-        return size
+        self.size = self.seeded = size
 
     def _take_in(self, fd: int, size: int) -> int:
         """Take the checksums of what is on disk; give how many bytes there were, ``size`` at the most."""

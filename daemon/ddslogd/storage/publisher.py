@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ddslogd.errors import StorageError
 from ddslogd.grouped import Grouped
 from ddslogd.storage import window
-from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory
+from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, to_its_end
 from ddslogd.storage.logtime import first_time, last_time
 
 if TYPE_CHECKING:
@@ -71,13 +71,14 @@ class Publisher:
     async def publish(self, whole: Whole) -> LogTimes:
         """Make a file durable under its final name, and read its times; its descriptor is closed then, come what may.
 
+        It goes on to the end although the caller is cancelled.
         Where it fails before it has its name, the hidden file is removed: the kernel has given up pages that it could
         not write, and a second sync would succeed without them.
 
         Raises:
             StorageError: The disk refuses, or a file with other bytes has that name already.
         """
-        return await self._publish(whole)
+        return await to_its_end(self._publish(whole))
 
     def _run(self, group: Sequence[Whole]) -> list[LogTimes | Exception]:
         """Publish a group step by step; whom one step fails, the others leave out."""
