@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from conftest import ANY_PORT
 from ddslogd.sandbox import Sandbox, configuration, replica_set
 
 NODES = 32
@@ -25,11 +26,11 @@ def peak_of(pid: int) -> int:
 
 async def test_thirty_two_transfers_at_a_time_take_little_memory(tmp_path: Path) -> None:
     fleet = (replica_set("solo", nodes=NODES),)
-    async with Sandbox(fleet=fleet, speed=240, window=SIZE, lines_per_second=0) as sandbox:
+    async with Sandbox(fleet=fleet, speed=60, window=SIZE, lines_per_second=0) as sandbox:
         for node in fleet[0].nodes:
             sandbox.write(node.name, b"x" * (SIZE - 1) + b"\n")
         text = configuration(sandbox, directory=tmp_path / "logs", state=tmp_path / "state")
-        (tmp_path / "ddslogd.yaml").write_text(text.replace("concurrent: 16", "concurrent: 32"))
+        (tmp_path / "ddslogd.yaml").write_text(text.replace("concurrent: 16", "concurrent: 32") + ANY_PORT)
         daemon = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ddslogd", "run", "-c", str(tmp_path / "ddslogd.yaml")),
             env={**os.environ, "DDSLOGD_TOKEN": sandbox.issue_token()},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import ANY_PORT
 from ddslogd.models import CycleOutcome, CycleReport
 from ddslogd.operate.notify import LONGEST_STATUS, Notifier, summary, trouble
 from ddslogd.sandbox import Sandbox, configuration, single
@@ -190,7 +191,7 @@ async def daemon(tmp_path: Path, systemd: socket.socket, address: str) -> AsyncI
     async with Sandbox(fleet=fleet, speed=300, lines_per_second=0, backlog=timedelta(0)) as cloud:
         cloud.write("solo_single_node_1", b"a line\n" * 100)
         config = tmp_path / "ddslogd.yaml"
-        config.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state"))
+        config.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state") + ANY_PORT)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ddslogd", "run", "-c", str(config)),
             env={

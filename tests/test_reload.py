@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from conftest import ANY_PORT
 from ddslogd import config
 from ddslogd.errors import ConfigError
 from ddslogd.models import CycleOutcome
@@ -245,7 +246,7 @@ async def running(tmp_path: Path, **dials: Any) -> AsyncIterator[Running]:
     fleet = (single("solo"), single("second"))
     async with Sandbox(fleet=fleet, lines_per_second=0, backlog=timedelta(0), **dials) as cloud:
         path = tmp_path / "ddslogd.yaml"
-        path.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state"))
+        path.write_text(ANY_PORT + configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state"))
         daemon = Running(cloud, path, tmp_path / "logs")
         yield daemon
         if daemon.process is not None and daemon.process.returncode is None:
