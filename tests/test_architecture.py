@@ -39,7 +39,7 @@ LAYERS: tuple[set[str], ...] = (
     {"storage.ledger"},
     {"storage.recovery", "storage.streambook", "storage.shippers", "storage.inventory", "cloud.reach"},
     # Floor 3: one export, one file.
-    {"cloud.exports", "transfer.answers", "transfer.delta", "transfer.effort", "transfer.intake"},
+    {"cloud.exports", "transfer.answers", "transfer.delta", "transfer.effort", "transfer.intake", "transfer.slots"},
     {"transfer.downloader", "storage.blame", "storage.livefile"},
     {"storage.adoption"},
     {"storage.stream", "storage.retention"},

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import aiohttp
 
-from ddslogd.transfer.intake import BATCH, Intake, reading
+from ddslogd.transfer.intake import Intake, reading
+from ddslogd.transfer.slots import GATHERED, LARGEST, SMALLEST, Slots
+
+BATCH = 512 * 1024
 
 
 class Body:
@@ -29,7 +33,7 @@ class Body:
 
 async def batches(body: Body) -> tuple[list[bytes], Intake]:
     found = []
-    async with reading(body, size=None) as intake:  # type: ignore[arg-type]  # it has the one method that is used
+    async with reading(body, size=None, batch=BATCH) as intake:  # type: ignore[arg-type]  # it has the one method that is used
         while chunks := await intake.batch():
             found.append(b"".join(chunks))
     return found, intake
@@ -62,7 +66,7 @@ async def test_an_empty_body_has_no_batch() -> None:
 async def test_reading_stops_while_a_batch_waits_to_be_taken() -> None:
     """Memory does not grow with the file where the disk is slow."""
     body = Body(*[bytes(BATCH)] * 50)
-    async with reading(body, size=None) as intake:  # type: ignore[arg-type]  # as above
+    async with reading(body, size=None, batch=BATCH) as intake:  # type: ignore[arg-type]  # as above
         for _ in range(200):
             await asyncio.sleep(0)
         taken = body.taken
@@ -72,7 +76,7 @@ async def test_reading_stops_while_a_batch_waits_to_be_taken() -> None:
 
 
 async def test_reading_ends_with_the_block() -> None:
-    async with reading(Body(*[bytes(BATCH)] * 50), size=None):  # type: ignore[arg-type]  # as above
+    async with reading(Body(*[bytes(BATCH)] * 50), size=None, batch=BATCH):  # type: ignore[arg-type]  # as above
         pass
 
     assert [task for task in asyncio.all_tasks() if task.get_name() == "intake"] == []
@@ -83,7 +87,7 @@ async def test_a_cancellation_at_the_end_of_the_block_is_not_swallowed() -> None
     left = asyncio.Event()
 
     async def transfer() -> None:
-        async with reading(Body(*[bytes(BATCH)] * 50), size=None):  # type: ignore[arg-type]  # as above
+        async with reading(Body(*[bytes(BATCH)] * 50), size=None, batch=BATCH):  # type: ignore[arg-type]  # as above
             left.set()
         await asyncio.sleep(0)
         await asyncio.Event().wait()
@@ -94,3 +98,27 @@ async def test_a_cancellation_at_the_end_of_the_block_is_not_swallowed() -> None
     await asyncio.wait([task], timeout=1)
 
     assert task.cancelled()
+
+
+async def test_the_fewer_bodies_are_read_the_larger_are_the_batches() -> None:
+    """All together gather no more than 4 MiB, as long as batches are worth their way to a thread."""
+    slots, sizes = Slots(64), []
+
+    async with AsyncExitStack() as stack:
+        for _ in range(64):
+            await stack.enter_async_context(slots)
+            sizes.append(slots.batch)
+
+    assert (sizes[:4], sizes[15], sizes[31:]) == ([LARGEST] * 4, GATHERED // 16, [SMALLEST] * 33)
+    assert slots.batch == LARGEST
+
+
+async def test_no_more_bodies_are_read_than_there_are_slots() -> None:
+    slots = Slots(1)
+    async with slots:
+        second = asyncio.create_task(slots.__aenter__())
+        await asyncio.sleep(0)
+        waited = not second.done()
+    await second
+
+    assert waited

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ddslogd.collector import Account
     from ddslogd.config import Download, Settings
+    from ddslogd.transfer.slots import Slots
 
 
 class Connections(AsyncExitStack):
@@ -50,7 +51,7 @@ class Line:
 
     entries: Mapping[str, Entry]
     download: Download | None = None
-    slots: asyncio.Semaphore | None = None
+    slots: Slots | None = None
 
     def connections(self) -> set[Connections]:
         """Give all that is open."""

@@ -50,6 +50,7 @@ from ddslogd.storage.store import Store, claim
 from ddslogd.storage.stream import Origin, Streams
 from ddslogd.tempo import Tempo
 from ddslogd.transfer.downloader import Downloader
+from ddslogd.transfer.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -420,7 +421,7 @@ async def _line(
     """Build the accounts of all clouds; what was built from the same before is taken over."""
     entries: dict[str, Entry] = {}
     same = before.slots is not None and before.download == settings.download
-    slots = before.slots if same and before.slots else asyncio.Semaphore(settings.download.concurrent)
+    slots = before.slots if same and before.slots else Slots(settings.download.concurrent)
     async with AsyncExitStack() as undo:
         for name, cloud in settings.clouds.items():
             known, built_of = before.entries.get(name), _built_of(cloud, settings)
@@ -578,7 +579,7 @@ class _Builder:
         return _Calls(api=api, rule=rule, skew=self._skew)
 
     async def with_downloader(
-        self, calls: _Calls | Account, stack: AsyncExitStack, *, slots: asyncio.Semaphore, progress: Progress
+        self, calls: _Calls | Account, stack: AsyncExitStack, *, slots: Slots, progress: Progress
     ) -> Account:
         """Build what fetches files beside what makes calls."""
         download = self._settings.download

@@ -21,10 +21,9 @@ from ddslogd.errors import Changed, Corrupt, Interrupted, LinkRefused, TransferE
 from ddslogd.transfer import answers
 from ddslogd.transfer.delta import HEAD, Deltas
 from ddslogd.transfer.effort import Effort
-from ddslogd.transfer.intake import batch_size, reading
+from ddslogd.transfer.intake import reading
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from datetime import datetime
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ddslogd.storage.part import Part
     from ddslogd.transfer.delta import Delta
     from ddslogd.transfer.intake import Intake
+    from ddslogd.transfer.slots import Slots
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Downloader:
         self,
         *,
         session: aiohttp.ClientSession,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         settings: Download,
         clock: Clock,
         skew: Skew,
@@ -88,7 +88,6 @@ class Downloader:
         self._clock = clock
         self._skew = skew
         self._progress = progress
-        self._batch = batch_size(settings.concurrent)
         self._deltas = Deltas(clock)
 
     async def fetch(
@@ -207,7 +206,7 @@ class Downloader:
     async def _take(
         self, response: aiohttp.ClientResponse, answer: answers.Placement, part: Part, file: LogFile
     ) -> None:
-        async with reading(response.content, size=response.content_length, batch=self._batch) as intake:
+        async with reading(response.content, size=response.content_length, batch=self._slots.batch) as intake:
             await self._place(answer, part, file)
             if answer.has_body:
                 await self._write(intake, part, file=file)

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-BATCH = 512 * 1024  # bytes that are gathered before they are written; as many wait at the most
-LEAST_BATCH = 128 * 1024
-GATHERED = 4 * 1024 * 1024  # bytes of the batches of all transfers that may run at the same time
-
 SMALL = 64 * 1024  # bytes of a body that comes sooner than a task for it would
 
 
@@ -31,8 +27,8 @@ class Intake:
         error: What broke the connection; None while it holds, and after a regular end.
     """
 
-    def __init__(self, batch: int = BATCH) -> None:
-        """Prepare; a batch has that many bytes or a little more."""
+    def __init__(self, batch: int) -> None:
+        """Prepare; a batch has that many bytes or a little more, and as many wait at the most."""
         self._batch = batch
         self.error: BaseException | None = None
         self._chunks: list[bytes] = []
@@ -67,19 +63,14 @@ class Intake:
             self._ready.set()
 
 
-def batch_size(transfers: int) -> int:
-    """Give the bytes of a batch where so many transfers may run at the same time: memory is shared among them."""
-    return max(LEAST_BATCH, min(BATCH, GATHERED // transfers))
-
-
 @asynccontextmanager
-async def reading(content: aiohttp.StreamReader, *, size: int | None, batch: int = BATCH) -> AsyncIterator[Intake]:
+async def reading(content: aiohttp.StreamReader, *, size: int | None, batch: int) -> AsyncIterator[Intake]:
     """Read a body in a task of its own, which ends with the block; a small one before the block.
 
     Args:
         content: The body.
         size: Its bytes, as far as is known.
-        batch: Bytes that are gathered.
+        batch: Bytes that are gathered before they are written.
     """
     intake = Intake(batch)
     if size is not None and size <= SMALL:
