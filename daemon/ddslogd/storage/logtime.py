@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ddslogd.storage.overlap import Window
 
@@ -54,7 +54,7 @@ def first_time(window: Window, start: int, end: int) -> datetime | None:
     """
     until = min(end, start + REACH - BEGINNING)
     for block in _blocks(start, until):
-        for moment in _times(window, range(start, end), block):
+        if (moment := _first(_found(window, range(start, end), block))) is not None:
             return moment
     return None
 
@@ -69,8 +69,8 @@ def last_time(window: Window, start: int, end: int) -> datetime | None:
     """
     since = max(start, end - REACH + 1)
     for block in _blocks_back(since, end):
-        if moments := list(_times(window, range(start, end), block)):
-            return moments[-1]
+        if (moment := _first(reversed(list(_found(window, range(start, end), block))))) is not None:
+            return moment
     return None
 
 
@@ -86,14 +86,18 @@ def _blocks_back(start: int, end: int) -> Iterator[range]:
         end, size = end - size, min(size * 4, READ)
 
 
-def _times(window: Window, lines: range, block: range) -> Iterator[datetime]:
-    """Give the times of those lines that begin within the block."""
+def _found(window: Window, lines: range, block: range) -> Iterator[re.Match[bytes]]:
+    """Give the beginnings of those lines with a time that begin within the block."""
     before = min(block.start - lines.start, 1)  # the byte before shows whether the block begins with a line
     text = window.read(block.start - before, before + min(len(block) + BEGINNING, lines.stop - block.start))
     for found in _TIME.finditer(text, before):
-        moment = _moment(found) if found.start() < before + len(block) else None
-        if moment is not None:
-            yield moment
+        if found.start() < before + len(block):
+            yield found
+
+
+def _first(found: Iterable[re.Match[bytes]]) -> datetime | None:
+    """Give the first moment that there is: to read one takes longer than to find it."""
+    return next((moment for one in found if (moment := _moment(one)) is not None), None)
 
 
 def _moment(found: re.Match[bytes]) -> datetime | None:
