@@ -31,7 +31,7 @@ LAYERS: tuple[set[str], ...] = (
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget", "cloud.tally"},
     {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem"},
-    {"cloud.identity", "storage.window", "storage.database"},
+    {"cloud.identity", "storage.window", "storage.database", "storage.directories"},
     {"storage.publisher", "storage.standing"},
     {"storage.part"},
     {"storage.store"},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddslogd.errors import StorageError
+from ddslogd.storage.directories import Directories
 from ddslogd.storage.publisher import Publisher, Whole
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ LINE = b'{"t":{"$date":"2026-01-02T03:04:05.678+00:00"},"s":"W","msg":"one"}\n'
 
 @pytest.fixture
 def publisher() -> Iterator[Publisher]:
-    publisher = Publisher()
+    publisher = Publisher(Directories())
     yield publisher
     publisher.close()
 
@@ -118,6 +119,23 @@ async def test_a_directory_whose_own_entry_cannot_be_synced_fails_all_in_it_whoe
     ended = await publish_all(publisher, *(whole(tmp_path, node) for node in ("a", "b", "c")))
 
     assert [isinstance(each, StorageError) for each in ended] == [True, True, True]
+
+
+@pytest.mark.parametrize(("broken", "again"), [(True, True), (False, False)])
+async def test_a_directory_that_could_not_be_synced_is_tried_again_unless_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool, again: bool
+) -> None:
+    directories, directory = Directories(), tmp_path / "other"
+    if broken:
+        directory.mkdir()
+        break_sync_of(directory, monkeypatch)
+    directories.note([directory])
+    publisher = Publisher(directories)
+
+    await publisher.publish(whole(tmp_path, "node"))
+    publisher.close()
+
+    assert (directory in directories.take()) is again
 
 
 async def test_every_file_is_synced_before_its_name_and_every_directory_after(

@@ -13,6 +13,7 @@ import threading
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,6 @@ from ddslogd.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FILE = LogFile(instance="orders", node="node-1", file_name="errorlog", updated_at=NOW)
@@ -246,6 +246,48 @@ async def test_the_checksum_of_a_part_that_is_gone_on_with_covers_all_of_it(stor
         await again.append([b"56789"])
 
         assert again.digests.md5 == "781e5e245d69b566979b86e28d23f2c7"  # md5sum of 0123456789
+
+
+def synced_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the names of directories that are synced from now on, as they are."""
+    real, names = os.fsync, list[str]()
+
+    def fsync(fd: int) -> None:
+        names.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return names
+
+
+async def test_directories_that_were_made_for_a_part_are_durable_once_it_is_published(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another transfer made them: a power cut would take the file with the entry of its directory."""
+    names = synced_by(monkeypatch)
+    identity = Identity(etag='"abc"', total=100_000)
+    async with store.part(FILE) as part:
+        await part.begin(identity)
+        await part.append([b"a" * 50_000])
+    async with store.part(FILE) as again:
+        await again.append([b"b" * 50_000])
+        await again.publish()
+
+    assert sorted(names) == ["logs", "node-1", "orders", "snapshots"]
+
+
+async def test_directories_that_an_earlier_process_made_are_durable_once_a_file_is_published(
+    store: Store, reopened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave(store, b"a" * 10_000)
+    store.close()
+    start(reopened)
+    names = synced_by(monkeypatch)
+
+    await publish(reopened, b"first")
+
+    assert sorted(names) == ["logs", "node-1", "orders", "snapshots"]
+    reopened.close()
 
 
 @pytest.mark.parametrize("identity", [Identity(total=10), Identity(etag='W/"weak"', total=10), Identity(etag='"x"')])

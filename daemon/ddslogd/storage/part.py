@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from ddslogd.errors import Changed
 from ddslogd.models import Identity
 from ddslogd.storage import layout, window
-from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, to_its_end
+from ddslogd.storage.directories import Directories
+from ddslogd.storage.filesystem import FILE_MODE, disk, no_follow, to_its_end
 from ddslogd.storage.publisher import Publisher, Whole
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Desk:
 
     def __init__(self, checks: Checks) -> None:
         self.checks = checks
-        self.publisher = Publisher()
+        self.directories = Directories()
+        self.publisher = Publisher(self.directories)
         self._held = 0  # bytes
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -312,7 +314,8 @@ class Part:
             self._release()
 
     def _make(self, path: Path) -> None:
-        self._fd = _made(self._root, path, self.identity.total or 0)
+        self._desk.directories.make(self._root, path.parent)  # each time: somebody may have tidied up
+        self._fd = _made(path, self.identity.total or 0)
         self._path = path
 
     def _adopt(self, path: Path, identity: Identity, *, trusted: bool, seeded: int) -> None:
@@ -344,10 +347,8 @@ class Part:
         return offset
 
 
-def _made(root: Path, path: Path, size: int) -> int:
+def _made(path: Path, size: int) -> int:
     """Make the file of a part, with blocks for all of it; give its descriptor."""
-    for parent in make_directories(root, path.parent):  # each time: somebody may have tidied up
-        sync_directory(parent)
     path.unlink(missing_ok=True)
     fd = no_follow(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:

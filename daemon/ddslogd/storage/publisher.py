@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, TypeVar
 from ddslogd.errors import StorageError
 from ddslogd.grouped import Grouped
 from ddslogd.storage import window
-from ddslogd.storage.filesystem import FILE_MODE, disk, make_directories, no_follow, sync_directory, to_its_end
+from ddslogd.storage.filesystem import FILE_MODE, disk, no_follow, sync_directory, to_its_end
 from ddslogd.storage.logtime import first_time, last_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from ddslogd.storage.directories import Directories
 
 T = TypeVar("T")
 
@@ -57,11 +59,16 @@ class Whole:
 class Publisher:
     """Publishes what is whole. A file that cannot be synced does not get its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, directories: Directories) -> None:
+        """Prepare.
+
+        Args:
+            directories: Where files get their names; whoever makes parts there shares it.
+        """
+        self._directories = directories
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="lane")
         self._publish = Grouped(self._run, thread=self._thread, most=MOST)
-        self._unsynced: set[Path] = set()  # directories; one whose sync failed stays for the next group
 
     def close(self) -> None:
         """Finish what was handed in."""
@@ -82,25 +89,24 @@ class Publisher:
 
     def _run(self, group: Sequence[Whole]) -> list[LogTimes | Exception]:
         """Publish a group step by step; whom one step fails, the others leave out."""
-        jobs = [_Job(whole) for whole in group]
+        jobs = [_Job(whole, self._directories) for whole in group]
         self._at_once(_Job.write_and_sync, jobs)
         for job in jobs:
             job.step(job.rename)
-        self._unsynced.update(*(job.directories for job in jobs))
-        self._at_once(partial(self._sync_for, jobs), list(self._unsynced))
+        self._at_once(partial(self._sync_for, jobs), self._directories.take())
         return [job.error or job.times for job in jobs]
 
     def _sync_for(self, jobs: Sequence[_Job], directory: Path) -> None:
-        """Sync a directory, once for all whose names depend on it."""
+        """Sync a directory, once for all whose names depend on it; what cannot be synced is tried by the next group."""
         try:
             with disk(directory):
                 sync_directory(directory)
         except StorageError as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError):  # what is gone needs no sync any more
+                self._directories.note([directory])
             for job in jobs:
                 if job.lies_in(directory):
                     job.fail(exc)
-        else:
-            self._unsynced.discard(directory)
 
     def _at_once(self, step: Callable[[T], None], items: Sequence[T]) -> None:
         """Take a step for each item, in a few lanes: the file system commits together what is synced at once."""
@@ -114,16 +120,12 @@ class Publisher:
 
 
 class _Job:
-    """A file on its way to its name; blocks.
+    """A file on its way to its name; blocks."""
 
-    Attributes:
-        directories: Those with entries that are new.
-    """
-
-    def __init__(self, whole: Whole) -> None:
+    def __init__(self, whole: Whole, directories: Directories) -> None:
         self._whole = whole
+        self._directories = directories
         self._fd = whole.fd
-        self.directories: set[Path] = set()
         self.times: LogTimes = (None, None)
         self.error: Exception | None = None
 
@@ -157,7 +159,7 @@ class _Job:
         """Write what is not in a file yet."""
         whole = self._whole
         if self._fd is None:
-            self.directories |= make_directories(whole.root, whole.final.parent)
+            self._directories.make(whole.root, whole.final.parent)
             whole.part.unlink(missing_ok=True)
             self._fd = no_follow(str(whole.part), os.O_RDWR | os.O_CREAT | os.O_EXCL)
             _write_all(self._fd, whole.chunks)
@@ -180,7 +182,7 @@ class _Job:
             raise FileExistsError(errno.EEXIST, "a file with other bytes has this name already")
         else:  # published by a run that ended before it could enter it in the ledger
             part.unlink()
-        self.directories.add(final.parent)
+        self._directories.note([final.parent])
 
     def _close(self) -> None:
         fd, self._fd = self._fd, None
