@@ -133,6 +133,35 @@ async def test_two_exports_of_a_cycle_with_the_same_bytes_are_one_file(
         assert (bed.contents(), report.stored, report.unchanged) == ([LOG], 1, 1)
 
 
+async def test_a_file_that_is_being_published_when_its_cycle_is_broken_off_is_in_the_books(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next export, with the same bytes, would be another file."""
+    begun, held, real = threading.Event(), threading.Event(), os.fdatasync
+
+    def late(fd: int) -> None:
+        begun.set()
+        held.wait()
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", late)
+    sandbox.write(NODE, LOG)
+    async with bed.open():
+        cycle = asyncio.create_task(bed.collect())
+        try:
+            await asyncio.to_thread(begun.wait)
+            cycle.cancel()
+            await asyncio.sleep(0)
+        finally:
+            held.set()
+        await asyncio.wait([cycle])
+        clock.forward(minutes=20)
+
+        report = await bed.collect()
+
+        assert (cycle.cancelled(), report.unchanged, bed.contents()) == (True, 1, [LOG])
+
+
 async def test_an_empty_log_is_no_file_and_no_failure(bed: Bed) -> None:
     report = await bed.collect()
 

@@ -30,6 +30,7 @@ from ddslogd.models import (
     Unchanged,
 )
 from ddslogd.storage import layout
+from ddslogd.storage.filesystem import unbroken
 from ddslogd.storage.stream import Origin
 
 if TYPE_CHECKING:
@@ -426,18 +427,21 @@ class _Cycle:
 
     async def _keep(self, link: Link, key: str, part: Part, fetched: Fetched | None, *, began_at: datetime) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger; one at a time of a series."""
-        file, ledger = link.file, self._archive.ledger
         if fetched is None:
             await part.remove()
-            return Superseded(file=file, fetched=part.received)
+            return Superseded(file=link.file, fetched=part.received)
         if part.size == 0:  # a quiet node; an empty file is never published
             await part.remove()
-            return Unchanged(file=file)
-        snapshot = self._snapshot(link, key, part, fetched, began_at=began_at)
+            return Unchanged(file=link.file)
+        return await self._publish(self._snapshot(link, key, part, fetched, began_at=began_at), part)
+
+    @unbroken  # else what is visible would be in no books until the next start, and come again with the next export
+    async def _publish(self, snapshot: Snapshot, part: Part) -> Outcome:
+        ledger = self._archive.ledger
         same = await ledger.promise(snapshot)
         if same is not None:
             if await self._enter_as(same, snapshot, part):
-                return Unchanged(file=file, fetched=part.received)
+                return Unchanged(file=snapshot.file, fetched=part.received)
             await ledger.promise(snapshot, even_if_same=True)
         first_at, last_at = await part.publish()
         snapshot = replace(snapshot, first_at=first_at, last_at=last_at)
