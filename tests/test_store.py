@@ -290,6 +290,19 @@ async def test_directories_that_an_earlier_process_made_are_durable_once_a_file_
     reopened.close()
 
 
+async def test_a_further_file_of_a_node_costs_the_sync_of_its_own_directory_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(store, b"first")
+    names = synced_by(monkeypatch)
+    async with store.part(replace(FILE, updated_at=NOW + timedelta(minutes=20))) as part:
+        await part.begin(Identity(total=6))
+        await part.append([b"second"])
+        await part.publish()
+
+    assert names == ["node-1"]
+
+
 @pytest.mark.parametrize("identity", [Identity(total=10), Identity(etag='W/"weak"', total=10), Identity(etag='"x"')])
 async def test_a_part_that_nothing_can_prove_is_not_left(store: Store, tmp_path: Path, identity: Identity) -> None:
     async with store.part(FILE) as part:

@@ -18,18 +18,24 @@ class Directories:
     def __init__(self) -> None:
         self._lock = Lock()
         self._unsynced: set[Path] = set()
+        self._vouched: set[str] = set()  # directories whose way from the root this process has synced, or is to
 
     def make(self, root: Path, path: Path) -> None:
         """Make those that are missing below the root; blocks.
 
-        Who finds a directory that another thread has just made finds the sync that its entry needs here, too.
+        Who finds a directory that another thread has just made finds the sync that its entry needs here, too. Whether
+        an earlier process came to sync what it made is not known: it is synced with the first file that needs it.
 
         Raises:
             OSError: The disk refuses.
             StorageError: One of them is a link to elsewhere, or no directory.
         """
+        above = path.parent
         with self._lock:
             self._unsynced |= make_directories(root, path)
+            if str(above) not in self._vouched:
+                self._vouched.add(str(above))
+                self._unsynced.update(one for one in (above, *above.parents) if one.is_relative_to(root))
 
     def note(self, directories: Iterable[Path]) -> None:
         """Note that directories have entries to be synced."""

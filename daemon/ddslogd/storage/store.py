@@ -101,8 +101,7 @@ class Store:
     def survey(self, instance: str, now: datetime) -> tuple[str, ...]:
         """Look through an instance's directory, by its name; keep or sweep the parts of an earlier process. Blocks.
 
-        Called for each instance before its first part is asked for. Its directories are synced with the first file
-        that is published: whether the last process came to that is not known.
+        Called for each instance before its first part is asked for.
 
         Returns:
             The keys of the snapshots that are there.
@@ -113,8 +112,6 @@ class Store:
                 self._keep_or_sweep(Path(entry.path), now)
             elif self._is_snapshot(entry, depth):
                 found.append(f"{layout.SNAPSHOTS}/{'/'.join(entry.path.rsplit('/', depth - 1)[1:])}")
-        snapshots = self._directory / layout.SNAPSHOTS
-        self._desk.directories.note([self._directory, snapshots, snapshots / instance])
         return tuple(found)
 
     def is_there(self, key: str) -> bool:
