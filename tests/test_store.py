@@ -290,17 +290,18 @@ async def test_directories_that_an_earlier_process_made_are_durable_once_a_file_
     reopened.close()
 
 
-async def test_a_further_file_of_a_node_costs_the_sync_of_its_own_directory_alone(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("node", "synced"), [("node-1", ["node-1"]), ("node-2", ["node-2", "orders"])])
+async def test_a_further_file_costs_the_sync_of_its_own_directory_and_of_what_that_was_made_in(
+    store: Store, monkeypatch: pytest.MonkeyPatch, node: str, synced: list[str]
 ) -> None:
     await publish(store, b"first")
     names = synced_by(monkeypatch)
-    async with store.part(replace(FILE, updated_at=NOW + timedelta(minutes=20))) as part:
+    async with store.part(replace(FILE, node=node, updated_at=NOW + timedelta(minutes=20))) as part:
         await part.begin(Identity(total=6))
         await part.append([b"second"])
         await part.publish()
 
-    assert names == ["node-1"]
+    assert sorted(names) == synced
 
 
 @pytest.mark.parametrize("identity", [Identity(total=10), Identity(etag='W/"weak"', total=10), Identity(etag='"x"')])
