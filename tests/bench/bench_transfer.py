@@ -7,8 +7,8 @@ directory and an entry in SQLite, each for each file. The bare loop is the least
 batches written in two threads, an MD5 that nobody compares, and no promise at all.
 
 What counts are ratios within a round, medians of the rounds. Fails where the processor time by that of the loops,
-which stay here as the guard, is lost. Nothing is removed before the end: ext4 makes files many times slower for
-minutes after it has removed thousands.
+which stay here as the guard, is lost in three measurements one after the other. Nothing is removed before the end:
+ext4 makes files many times slower for minutes after it has removed thousands.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 ROUNDS = 5
+TRIES = 3  # a ratio that is lost in all of them is no noise
 CONNECTIONS = 16
 AT_ONCE = {"large": 32}
 FULL = (
@@ -303,6 +304,14 @@ instances: [{{id: {instance_id(NUMBERS[objects.name])}, name: {objects.name}}}]
 """
 
 
+def guarded(servers: Servers, objects: ObjectSet, root: Path, *, rounds: int) -> bool:
+    """Measure one set, again where the guard is lost, for the machine may be noisy; tell whether it holds."""
+    return any(
+        show(objects, measure(servers, objects, Path(tempfile.mkdtemp(dir=root)), runs=RUNS, rounds=rounds))
+        for _ in range(TRIES)
+    )
+
+
 def measure(
     servers: Servers, objects: ObjectSet, root: Path, *, runs: Iterable[str], rounds: int
 ) -> dict[str, list[Took]]:
@@ -357,8 +366,7 @@ def main() -> int:
         with serving(root / "store", sets) as servers:
             for objects in sets:
                 if objects.name in asked.only:
-                    took = measure(servers, objects, root, runs=RUNS, rounds=asked.rounds)
-                    good = show(objects, took) and good
+                    good = guarded(servers, objects, root, rounds=asked.rounds) and good
     finally:
         shutil.rmtree(root)
     return 0 if good else 1
