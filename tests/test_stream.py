@@ -933,7 +933,7 @@ async def test_an_intent_is_remembered_whole(shelf: Shelf, monkeypatch: pytest.M
     """Its gap, its times and its unfinished line too: whoever finds it knows nothing else."""
     await shelf.deliver(lines(0, 5) + line(5)[:10])
     await _begin_and_die(shelf, lines(50, 60), monkeypatch)
-    state = await shelf.streams.book.state("snapshots/orders/node/*.log")
+    state = (await shelf.streams.book.backlog("snapshots/orders/node/*.log")).state
     await shelf.take()
 
     assert state is not None

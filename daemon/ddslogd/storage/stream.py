@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from ddslogd.storage.blame import cause_of_gap
 from ddslogd.storage.filesystem import disk, exists, sync_directory, unbroken
 from ddslogd.storage.logtime import first_time, last_time, line_time
 from ddslogd.storage.overlap import READ, Continuation, How, Slice, continuation, end_of_lines
-from ddslogd.storage.streambook import Intent, Piece, StreamBook, StreamPart, StreamState
+from ddslogd.storage.streambook import Backlog, Intent, Piece, StreamBook, StreamPart, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-AT_ONCE = 2  # streams that compare and write; more would only wait for the same disk
+AT_ONCE = 2  # snapshots that are compared: with a log that repeats itself, each is held in memory
 LEAVE_SNAPSHOTS = "leave a node's newest snapshots where they are; where lines are missing now, a gap is told of"
 _LINE_HEAD = 256  # bytes, in which a line's time stands
 
@@ -111,13 +111,12 @@ class Streams:
             StorageError: The disk or the ledger refuses. What was taken counts; the rest waits.
         """
         async with self._locks.setdefault(series, asyncio.Lock()):
-            await self._settle(series)
-            for snapshot in await self.book.waiting(series):
-                async with self._turns:
-                    advance = await self._take(snapshot, series, origin)
+            backlog = await self._settled(series)
+            state = backlog.state
+            for snapshot in backlog.waiting:
+                state, advance = await self._take(snapshot, series, state, origin)
                 if advance is not None:
                     note(advance)
-            await self.book.note_back(series)
 
     async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
         """Put the stream's files aside, and let a new one take all snapshots that are on disk.
@@ -148,27 +147,38 @@ class Streams:
         for gap in await self.book.note_gone(instance, now=self._clock.now()):
             _tell_gap(gap)
 
-    @unbroken
-    async def _settle(self, series: str) -> None:
-        """Carry out what was begun, and get to know what is on disk."""
-        state = await self.book.state(series)
-        if state is not None and state.intent is not None:
-            if await self._is_there(state.intent.lines.path):
-                await self._carry_out(state, await self._as_far_as_there(state.intent))
-                return
-            path = state.intent.lines.path
-            log.error("stream.source_gone", instance=state.instance, path=path, todo=LEAVE_SNAPSHOTS)
-            await self.book.abandon(series, state.intent)
-            state = None
+    async def _settled(self, series: str) -> Backlog:
+        """Give what a stream has to take, once what was begun is carried out, and what is on disk is known."""
+        backlog = await self.book.backlog(series)
+        state = backlog.state
         if state is None:
-            await self._adopt(series)
+            changed = bool(backlog.waiting) and await self._adopt(series, backlog.waiting)
+        else:
+            changed = state.intent is not None and await self._resume(state, state.intent)
+        return await self.book.backlog(series) if changed else backlog
 
-    async def _adopt(self, series: str) -> None:
-        waiting = await self.book.waiting(series)
-        found = await asyncio.to_thread(adoption, self._directory, series, waiting) if waiting else None
-        if found is not None:
-            log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
-            await self.book.adopt(found.state, parts=found.parts, taken=found.taken)
+    @unbroken
+    async def _resume(self, state: StreamState, intent: Intent) -> bool:
+        """Carry out what was begun; true, for the books have changed."""
+        if await self._is_there(intent.lines.path):
+            await self._carry_out(state, await self._as_far_as_there(intent))
+        else:
+            log.error("stream.source_gone", instance=state.instance, path=intent.lines.path, todo=LEAVE_SNAPSHOTS)
+            await self.book.abandon(state.series, intent)
+            backlog = await self.book.backlog(state.series)
+            if backlog.waiting:
+                await self._adopt(state.series, backlog.waiting)
+        return True
+
+    @unbroken
+    async def _adopt(self, series: str, waiting: Sequence[Snapshot]) -> bool:
+        """Note what is on disk of a stream that the ledger does not know; tell whether there is anything."""
+        found = await asyncio.to_thread(adoption, self._directory, series, waiting)
+        if found is None:
+            return False
+        log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
+        await self.book.adopt(found.state, parts=found.parts, taken=found.taken)
+        return True
 
     async def _as_far_as_there(self, intent: Intent) -> Intent:
         there = intent.unfinished is None or await self._is_there(intent.unfinished.path)
@@ -177,39 +187,50 @@ class Streams:
     async def _is_there(self, path: str) -> bool:
         return await asyncio.to_thread(exists, self._directory / path)
 
-    @unbroken
-    async def _take(self, snapshot: Snapshot, series: str, origin: Origin) -> Advance | None:
-        """Append what a snapshot has that its stream has not; None where there is no such file any more."""
-        state = await self.book.state(series) or _fresh(series, snapshot, self._clock.now())
+    async def _take(
+        self, snapshot: Snapshot, series: str, state: StreamState | None, origin: Origin
+    ) -> tuple[StreamState | None, Advance | None]:
+        """Append what a snapshot has that its stream has not.
+
+        Returns:
+            How far the stream has come, and what the snapshot brought; None where it is passed over.
+        """
+        known = state or _fresh(series, snapshot, self._clock.now())
+        async with self._turns:
+            sought = await self._sought(known, snapshot)
+        if sought is None:
+            return state, None
+        known, find, intent, cut = sought
+        if find.lost and snapshot.file.updated_at < known.reference_at:
+            await self._pass_over(snapshot, "it is older than the stream's end, and has nothing in common with it")
+            return state, None
+        if find.lost:
+            intent = await self._with_gap(known, intent, origin, cut=cut)
+        if find.end == 0:  # not one whole line: the next snapshot is compared with the last one
+            await self.book.pass_over([snapshot.key])
+        else:
+            state = await self._carry_out(known, intent)
+        return state, Advance(
+            file=snapshot.file,
+            new=intent.size,
+            window=snapshot.size,
+            full=find.full,
+            took=snapshot.file.updated_at - known.reference_at if known.reference else None,
+            gap=intent.gap,
+        )
+
+    async def _sought(self, state: StreamState, snapshot: Snapshot) -> tuple[StreamState, _Find, Intent, bool] | None:
+        """Find where a snapshot goes on, and give the state that it was compared with; None where it is passed over."""
         try:
-            find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
+            return state, *await asyncio.to_thread(self._look, state, snapshot)
         except StorageError as exc:
             if not await asyncio.to_thread(_is_readable, self._directory / snapshot.path):
                 await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
                 return None
             if await asyncio.to_thread(_is_readable, self._directory / state.reference):
                 raise
-            state = replace(state, reference="")  # it is compared with the stream itself
-            find, intent, cut = await asyncio.to_thread(self._look, state, snapshot)
-        if find.lost and snapshot.file.updated_at < state.reference_at:
-            await self._pass_over(snapshot, "it is older than the stream's end, and has nothing in common with it")
-            return None
-        if find.lost:
-            intent = await self._with_gap(state, intent, origin, cut=cut)
-        if find.end == 0:  # not one whole line: the next snapshot is compared with the last one
-            await self.book.pass_over([snapshot.key])
-        else:
-            if intent.size:
-                await self.book.intend(state, intent)
-            await self._carry_out(state, intent)
-        return Advance(
-            file=snapshot.file,
-            new=intent.size,
-            window=snapshot.size,
-            full=find.full,
-            took=snapshot.file.updated_at - state.reference_at if state.reference else None,
-            gap=intent.gap,
-        )
+        state = replace(state, reference="")  # it is compared with the stream itself
+        return state, *await asyncio.to_thread(self._look, state, snapshot)
 
     async def _pass_over(self, snapshot: Snapshot, reason: str, *, gone: bool = False) -> None:
         """Go on without a snapshot; where that leaves lines out, the next one shows a gap."""
@@ -224,8 +245,10 @@ class Streams:
 
     def _look(self, state: StreamState, snapshot: Snapshot) -> tuple[_Find, Intent, bool]:
         """Find where the snapshot goes on; blocks. Gives whether its new lines begin within one, too."""
-        with window.opened(self._directory / snapshot.path) as export, self._last(state) as delivered:
-            find = _find(delivered, export, began=bool(state.reference or state.size or state.delivered_at))
+        began = bool(state.reference or state.size or state.delivered_at)
+        last = self._last(state) if began else nullcontext()
+        with window.opened(self._directory / snapshot.path) as export, last as delivered:
+            find = _find(delivered, export, began=began)
             intent = Intent(
                 snapshot=snapshot.key,
                 lines=Piece(path=snapshot.path, start=find.start, end=find.end),
@@ -294,18 +317,25 @@ class Streams:
             size = path.stat().st_size
         return Piece(path=state.reference, start=state.delivered, end=size) if size > state.delivered else None
 
-    async def _carry_out(self, state: StreamState, intent: Intent) -> None:
-        """Append, then note it."""
-        now, stream = self._clock.now(), layout.stream_path(state.series)
-        done = livefile.Appended(base=intent.base)
+    @unbroken
+    async def _carry_out(self, state: StreamState, intent: Intent) -> StreamState:
+        """Say what is to be appended, unless that is done; append it; note it. Gives how far the stream has come."""
+        now, done, parts = self._clock.now(), livefile.Appended(base=intent.base), list[StreamPart]()
         if intent.size:
-            done = await asyncio.to_thread(livefile.append, self._directory, stream, intent, now=now)
+            if state.intent is None:
+                await self.book.intend(state, intent)
+            done, parts = await asyncio.to_thread(self._append, state, intent, now)
         after = state.after(intent, base=done.base, now=now)
-        aside = [done.aside.as_posix()] if done.aside else []
-        rotated = [intent.rotate_to] if intent.rotate_to else []
-        parts = await asyncio.to_thread(self._parts, state, [*rotated, *aside], now)
         await self.book.commit(after, intent, parts=parts)
         self._tell(state, intent, done)
+        return after
+
+    def _append(self, state: StreamState, intent: Intent, now: datetime) -> tuple[livefile.Appended, list[StreamPart]]:
+        """Append; give the files that were put elsewhere on the way, too; blocks."""
+        done = livefile.append(self._directory, layout.stream_path(state.series), intent, now=now)
+        aside = [done.aside.as_posix()] if done.aside else []
+        rotated = [intent.rotate_to] if intent.rotate_to else []
+        return done, self._parts(state, [*rotated, *aside], now)
 
     def _parts(self, state: StreamState, paths: Sequence[str], now: datetime) -> list[StreamPart]:
         """Describe the files that were rotated away, as far as they are there; blocks."""
