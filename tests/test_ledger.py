@@ -17,7 +17,7 @@ from ddslogd.errors import ConfigError, StorageError
 from ddslogd.models import CycleOutcome, CycleReport, Failed, Habit, LogFile, LogKind, Node, Snapshot, Stored, Unchanged
 from ddslogd.storage import layout
 from ddslogd.storage.database import MIGRATIONS
-from ddslogd.storage.ledger import DROP_OLD, GROUP, KEPT_CYCLES, Ledger
+from ddslogd.storage.ledger import DROP_OLD, GROUP, KEPT_CYCLES, Known, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ def report(
 async def test_what_is_entered_is_held(ledger: Ledger) -> None:
     await ledger.enter(SNAPSHOT)
 
-    assert await ledger.holds(layout.key(FILE))
+    assert (await ledger.known(layout.key(FILE))).held
 
 
 async def test_a_name_that_is_given_is_kept(ledger: Ledger, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_another_update_time_is_another_file(ledger: Ledger) -> None:
     await ledger.enter(SNAPSHOT)
 
     later = LogFile(instance="orders", node="node-1", file_name="errorlog", updated_at=NOW + timedelta(milliseconds=1))
-    assert not await ledger.holds(layout.key(later))
+    assert not (await ledger.known(layout.key(later))).held
 
 
 async def test_what_is_entered_outlives_the_process(ledger: Ledger, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_what_is_entered_outlives_the_process(ledger: Ledger, tmp_path: Pa
     await ledger.close()
 
     again = Ledger(tmp_path)
-    held = await again.holds(layout.key(FILE))
+    held = (await again.known(layout.key(FILE))).held
     await again.close()
     assert held
 
@@ -244,7 +244,7 @@ async def test_a_promise_that_is_insisted_on_is_noted_though_the_bytes_are_the_s
 async def test_a_promise_is_no_entry(ledger: Ledger) -> None:
     await ledger.promise(SNAPSHOT)
 
-    assert (await ledger.holds(SNAPSHOT.key), await ledger.promise(SNAPSHOT)) == (False, None)
+    assert ((await ledger.known(SNAPSHOT.key)).held, await ledger.promise(SNAPSHOT)) == (False, None)
 
 
 async def test_a_promise_is_remembered_whole(ledger: Ledger) -> None:
@@ -257,14 +257,14 @@ async def test_a_promise_that_was_kept_is_none_any_more(ledger: Ledger) -> None:
     await ledger.promise(SNAPSHOT)
     await ledger.enter(SNAPSHOT)
 
-    assert (await ledger.promised(), await ledger.holds(SNAPSHOT.key)) == ((), True)
+    assert (await ledger.promised(), (await ledger.known(SNAPSHOT.key)).held) == ((), True)
 
 
 async def test_a_promise_can_be_taken_back_and_an_entry_cannot(ledger: Ledger) -> None:
     await ledger.enter(SNAPSHOT)
     await ledger.forget(SNAPSHOT)
 
-    assert await ledger.holds(SNAPSHOT.key)
+    assert (await ledger.known(SNAPSHOT.key)).held
 
 
 async def test_a_file_that_is_no_database_is_put_aside_and_said(tmp_path: Path) -> None:
@@ -367,22 +367,22 @@ async def test_an_older_ledger_is_brought_up(tmp_path: Path) -> None:
         for number in (0, 1):
             db.executescript(f"{MIGRATIONS[number]} PRAGMA user_version = {number + 1};")
         db.execute(
-            "INSERT INTO snapshots VALUES ('k', 'k', 's', 'orders', 'error', 'node-1', 'f', 1, 1, 10, 'aa', 'cc',"
+            "INSERT INTO snapshots VALUES ('k', 'k', 'n/*.log', 'orders', 'error', 'node-1', 'f', 1, 1, 10, 'aa', 'cc',"
             " 'e', 1, 'r', 1, 1, 1, 1, 1, 1, 0)"
         )
         db.commit()
 
     older = Ledger(tmp_path)
     await older.open()
-    found = await older.last_of("s")
+    found = (await older.known("n/another.log")).newest
     await older.close()
 
     assert found is not None
     assert (found.key, found.size, found.delta, found.fetched) == ("k", 10, False, None)
 
 
-async def test_the_last_of_a_series_is_its_newest_that_is_published(ledger: Ledger) -> None:
-    older, newer = (replace(FILE, updated_at=NOW + timedelta(minutes=minutes)) for minutes in (-20, 20))
+async def test_a_file_that_is_offered_is_told_the_newest_of_its_series_that_is_published(ledger: Ledger) -> None:
+    older, newer, offered = (replace(FILE, updated_at=NOW + timedelta(minutes=minutes)) for minutes in (-20, 20, 40))
     older_one, newer_one = (
         replace(SNAPSHOT, file=file, key=layout.key(file), path=layout.key(file)) for file in (older, newer)
     )
@@ -390,9 +390,9 @@ async def test_the_last_of_a_series_is_its_newest_that_is_published(ledger: Ledg
     await ledger.enter(older_one)
     await ledger.promise(newer_one)
 
-    found = [await ledger.last_of(series) for series in (layout.series(SNAPSHOT.key), "another")]
+    found = [await ledger.known(key) for key in (layout.key(offered), SNAPSHOT.key, "another/node.log")]
 
-    assert found == [SNAPSHOT, None]
+    assert found == [Known(held=False, newest=SNAPSHOT), Known(held=True, newest=None), Known(held=False, newest=None)]
 
 
 @pytest.mark.usefixtures("ledger")
@@ -415,7 +415,7 @@ async def test_damage_that_shows_in_the_middle_of_work_is_put_aside_and_the_work
         await ledger.enter(replace(SNAPSHOT, file=later, key=layout.key(later), path=layout.key(later)))
 
     told = [(event["event"], event["todo"]) for event in events]
-    assert (told, await ledger.holds(layout.key(later)), (tmp_path / "ledger.sqlite3.damaged-1").exists()) == (
+    assert (told, (await ledger.known(layout.key(later))).held, (tmp_path / "ledger.sqlite3.damaged-1").exists()) == (
         [("ledger.damaged", "see the disk; the next start enters what is on disk")],
         True,
         True,

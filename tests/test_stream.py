@@ -10,7 +10,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import structlog
@@ -25,12 +25,14 @@ from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.stream import Origin, Streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from conftest import Bed, ManualClock
     from ddslogd.models import CycleReport
     from ddslogd.sandbox import Sandbox
+
+T = TypeVar("T")
 
 NODE = "solo_single_node_1"
 T0 = datetime(2026, 1, 2, 3, 0, 0, tzinfo=UTC)
@@ -218,7 +220,7 @@ async def test_snapshots_that_come_back_to_the_ledger_are_not_taken_again(shelf:
 async def test_half_a_line_that_a_crash_left_is_completed_though_the_ledger_is_lost(
     tmp_path: Path, clock: ManualClock
 ) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = CountingLedger(tmp_path)
     await ledger.open()
     shelf = Shelf(tmp_path, clock, ledger, Rotate())
     await shelf.deliver(lines(0, 10))
@@ -228,7 +230,7 @@ async def test_half_a_line_that_a_crash_left_is_completed_though_the_ledger_is_l
     for path in tmp_path.glob("ledger*"):
         path.unlink()
 
-    again = Ledger(tmp_path)
+    again = CountingLedger(tmp_path)
     await again.open()
     shelf = Shelf(tmp_path, clock, again, Rotate())
     await shelf.deliver(lines(5, 15))
@@ -346,10 +348,20 @@ async def test_an_instance_that_comes_back_has_a_gap_if_lines_are_missing_and_el
 # --- streams alone ----------------------------------------------------------------------------------------------------
 
 
+class CountingLedger(Ledger):
+    """Counts its transactions."""
+
+    transactions = 0
+
+    async def run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+        self.transactions += 1
+        return await super().run(transaction)
+
+
 class Shelf:
     """A ledger, snapshots that the test makes, and their streams."""
 
-    def __init__(self, directory: Path, clock: ManualClock, ledger: Ledger, rotate: Rotate) -> None:
+    def __init__(self, directory: Path, clock: ManualClock, ledger: CountingLedger, rotate: Rotate) -> None:
         self.directory = directory
         self.clock = clock
         self.ledger = ledger
@@ -417,7 +429,7 @@ def rotate() -> Rotate:
 
 @pytest.fixture
 async def shelf(tmp_path: Path, clock: ManualClock, rotate: Rotate) -> AsyncIterator[Shelf]:
-    ledger = Ledger(tmp_path)
+    ledger = CountingLedger(tmp_path)
     await ledger.open()
     yield Shelf(tmp_path, clock, ledger, rotate)
     await ledger.close()
@@ -873,7 +885,7 @@ async def test_an_older_export_with_nothing_in_common_is_passed_over_and_told(sh
 
 async def test_of_a_ledger_that_was_lost_on_the_way_what_is_not_taken_is(tmp_path: Path, clock: ManualClock) -> None:
     """By what is in the files: their times would say that all was, or nothing."""
-    ledger = Ledger(tmp_path)
+    ledger = CountingLedger(tmp_path)
     await ledger.open()
     shelf = Shelf(tmp_path, clock, ledger, Rotate(size=2000))
     entries = [await shelf.give(lines(number, number + 20)) for number in range(0, 100, 10)]
@@ -886,7 +898,7 @@ async def test_of_a_ledger_that_was_lost_on_the_way_what_is_not_taken_is(tmp_pat
     for path in tmp_path.glob("snapshots/*/*/*"):
         os.utime(path, (chance := random.Random(path.name).randrange(10**9), chance))
 
-    again = Ledger(tmp_path)
+    again = CountingLedger(tmp_path)
     await again.open()
     await again.enter(*entries)
     shelf = Shelf(tmp_path, clock, again, Rotate(size=2000))
@@ -927,6 +939,28 @@ async def test_a_stream_that_fails_is_said_by_the_cycle_and_stops_no_other(bed: 
             True,
         )
         assert (stream(bed, first), stream(bed, second)) == (lines(0, 10), lines(0, 10))
+
+
+async def test_new_lines_take_three_transactions_and_a_quiet_node_one(shelf: Shelf) -> None:
+    """Thousands of nodes share one ledger: what is asked of it for each is counted."""
+    await shelf.deliver(lines(0, 5), lines(0, 10))
+    await shelf.give(lines(5, 15))
+    counts = []
+    for _ in range(2):
+        before = shelf.ledger.transactions
+        await shelf.take()
+        counts.append(shelf.ledger.transactions - before)
+
+    assert counts == [3, 1]
+
+
+async def test_several_snapshots_that_wait_are_taken_by_one_look_into_the_ledger(shelf: Shelf) -> None:
+    for end in (10, 20, 30):
+        await shelf.give(lines(0, end))
+    before = shelf.ledger.transactions
+    await shelf.take()
+
+    assert (shelf.ledger.transactions - before, shelf.content()) == (1 + 2 * 3, lines(0, 30))
 
 
 async def test_an_intent_is_remembered_whole(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

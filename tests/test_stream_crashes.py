@@ -65,7 +65,7 @@ async def run(directory: Path) -> None:
         moment = NOW + timedelta(minutes=number)
         file = LogFile(instance="orders", node="node", file_name="f", updated_at=moment)
         key, content = layout.key(file), export(number)
-        if not await ledger.holds(key):
+        if not (await ledger.known(key)).held:
             (directory / key).parent.mkdir(parents=True, exist_ok=True)
             (directory / key).write_bytes(content)
             entry = Snapshot(

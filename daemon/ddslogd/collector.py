@@ -384,9 +384,10 @@ class _Cycle:
         file, archive = link.file, self._archive
         received, began_at = 0, self._collector.clock.now()
         try:
-            if await archive.ledger.holds(key):
+            known = await archive.ledger.known(key)
+            if known.held:
                 return Unchanged(file=file)
-            seed = await self._seed(key)
+            seed = self._seed(known.newest)
             async with archive.store.part(file) as part:
                 try:
                     return await self._fetch(link, key, part, export, seed=seed, began_at=began_at)
@@ -402,13 +403,12 @@ class _Cycle:
                 fetched=received,
             )
 
-    async def _seed(self, key: str) -> Seed | None:
+    def _seed(self, newest: Snapshot | None) -> Seed | None:
         """Give what the file may begin with the end of."""
-        download, archive = self._collector.settings.download, self._archive  # as the store's checks: of now
-        if download.delta == "off" or download.verify != "md5":  # nothing else proves it
+        download = self._collector.settings.download  # as the store's checks: of now
+        if newest is None or download.delta == "off" or download.verify != "md5":  # nothing else proves it
             return None
-        last = await archive.ledger.last_of(layout.series(key))
-        return archive.store.seed(last) if last is not None else None
+        return self._archive.store.seed(newest)
 
     async def _fetch(
         self, link: Link, key: str, part: Part, export: Export, *, seed: Seed | None, began_at: datetime

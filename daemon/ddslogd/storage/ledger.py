@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +47,19 @@ DROP_OLD = (  # by both times: what is as old by its name is not adopted again, 
 OF_DIRECTORY = (
     "SELECT key, CASE WHEN published AND path = key THEN present END FROM snapshots WHERE series >= ? AND series < ?"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a file that is offered.
+
+    Attributes:
+        held: Whether it is on disk.
+        newest: Where it is not: the newest published snapshot of its series; None where there is none.
+    """
+
+    held: bool
+    newest: Snapshot | None
 
 
 class Ledger:
@@ -97,12 +111,14 @@ class Ledger:
 
         await self.run(tie)
 
-    async def holds(self, key: str) -> bool:
-        """Tell whether the file with this key is on disk."""
+    async def known(self, key: str) -> Known:
+        """Give what is known of a file that is offered, by its key."""
 
-        def ask(db: sqlite3.Connection) -> bool:
-            row = db.execute("SELECT 1 FROM snapshots WHERE key = ? AND published", (key,)).fetchone()
-            return row is not None
+        def ask(db: sqlite3.Connection) -> Known:
+            held = db.execute("SELECT 1 FROM snapshots WHERE key = ? AND published", (key,)).fetchone() is not None
+            newest = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
+            row = None if held else db.execute(newest, (layout.series(key),)).fetchone()
+            return Known(held=held, newest=read_snapshot(row) if row else None)
 
         return await self.run(ask)
 
@@ -130,16 +146,6 @@ class Ledger:
     async def same_beside(self, snapshot: Snapshot) -> str | None:
         """Give the path of the node's file before or after a snapshot whose bytes are the same; else None."""
         return await self.run(lambda db: _same_beside(db, snapshot))
-
-    async def last_of(self, series: str) -> Snapshot | None:
-        """Give the newest published snapshot of a series; None where there is none."""
-
-        def ask(db: sqlite3.Connection) -> Snapshot | None:
-            newest = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
-            row = db.execute(newest, (series,)).fetchone()
-            return read_snapshot(row) if row else None
-
-        return await self.run(ask)
 
     async def enter(self, *snapshots: Snapshot) -> None:
         """Note that the snapshots' files are on disk, each at its path (an older file's, if the bytes are the same)."""
