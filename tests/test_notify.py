@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import ANY_PORT
-from ddslogd.models import CycleOutcome, CycleReport
-from ddslogd.operate.notify import LONGEST_STATUS, Notifier, summary, trouble
+from ddslogd.operate.notify import LONGEST_STATUS, Notifier
 from ddslogd.sandbox import Sandbox, configuration, single
 
 if TYPE_CHECKING:
@@ -136,26 +135,6 @@ def test_the_watchdog_hears_twice_in_its_time_if_it_watches_this_process(
     notifier.close()
 
     assert (notifier.beat_every, told(systemd)) == (every, ["WATCHDOG=1"] if every else [])
-
-
-def report(instance: str, outcome: CycleOutcome, error: str = "") -> CycleReport:
-    return CycleReport(instance=instance, started_at=NOW, finished_at=NOW, outcome=outcome, outcomes=(), error=error)
-
-
-def test_the_summary_says_that_all_is_well_and_when_it_goes_on() -> None:
-    last = {name: trouble(report(name, CycleOutcome.OK)) for name in ("orders", "events")}
-
-    said = summary(last, last, next_at=NOW)
-
-    assert said == f"2/2 instances fresh, next at {NOW.astimezone():%H:%M}"
-
-
-def test_the_summary_says_what_is_wrong_and_what_is_not_known() -> None:
-    reports = [report("orders", CycleOutcome.FAILED, "it is gone"), report("old", CycleOutcome.OK)]
-
-    said = summary({"orders", "events"}, {one.instance: trouble(one) for one in reports}, next_at=None)
-
-    assert said == "0/2 instances fresh, 1 not asked yet, orders: it is gone"
 
 
 class Daemon:

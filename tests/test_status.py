@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import made_status
 from conftest import START
 from ddslogd.errors import ConfigError
 from ddslogd.models import (
@@ -246,6 +247,26 @@ def test_a_daemon_that_cannot_be_asked_is_not_called_absent() -> None:
 )
 def test_the_headline_says_it_in_words(counts: tuple[int, int, int], said: str) -> None:
     assert status.headline(*counts) == said
+
+
+def test_the_line_for_systemd_says_that_all_is_well_and_when_it_goes_on() -> None:
+    assert status.one_line(judge()) == f"1/1 instances fresh, next at {(START + MINUTE).astimezone():%H:%M}"
+
+
+def test_the_line_for_systemd_counts_as_the_page_does_and_names_what_is_stale_first() -> None:
+    """An instance that begins to fail is fresh until it is too old: told of, but only where none is stale."""
+    failing = made_status.instance("archive", failures=(replace(made_status.stale().failures[0], reason="it is gone"),))
+    late, unknown = made_status.stale("orders"), made_status.new("events")
+
+    said = [
+        status.one_line(made_status.status(*instances, next_tick=None))
+        for instances in ((failing, unknown), (failing, late, unknown))
+    ]
+
+    assert said == [
+        "1/2 instances fresh, 1 not asked yet, archive: it is gone",
+        f"1/3 instances fresh, 1 not asked yet, orders: {late.why}",
+    ]
 
 
 def test_the_next_tick_is_the_first_of_all() -> None:

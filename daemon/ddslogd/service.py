@@ -34,7 +34,7 @@ from ddslogd.errors import Complaint, ConfigError, StorageError
 from ddslogd.habits import Habits
 from ddslogd.operate import status
 from ddslogd.operate.activity import Activity, LoopLag
-from ddslogd.operate.notify import Notifier, summary, trouble
+from ddslogd.operate.notify import Notifier
 from ddslogd.operate.observer import KEPT_S, Daemon, Observer
 from ddslogd.operate.progress import Silent
 from ddslogd.operate.status import Live
@@ -71,6 +71,7 @@ HOUR = timedelta(hours=1)
 REBUILT = "nothing: it is rebuilt from what is on disk"
 NEWS_TOGETHER_S = 1.0
 STATUS_AT_LEAST_EVERY_S = 30.0
+STATUS_MOST = 0.01  # of the time goes into looking how it goes: with thousands of instances it takes a while
 LOGINS_PER_MINUTE = 60  # one account needs one login a day
 
 
@@ -103,7 +104,7 @@ class Service:
         self._clock = clock
         self._last_ticks = last_ticks
         self._tempo = Tempo(settings=settings, fleet=discovery.fleet)
-        self._trouble: dict[str, str] = {}  # of each instance's last cycle
+        self._observer: Observer | None = None
         self._news = asyncio.Event()
 
     async def serve(self, *, notifier: Notifier | None = None, chores: Iterable[Chore] = ()) -> None:
@@ -179,18 +180,24 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(STATUS_AT_LEAST_EVERY_S):
                 await self._news.wait()
-        await self._clock.sleep(NEWS_TOGETHER_S)
+        await self._clock.sleep(max(NEWS_TOGETHER_S, KEPT_S))  # what was read before the news will not do then
         self._news.clear()
-        notifier.status(self._headline())
-
-    def _headline(self) -> str:
-        names = {instance.name for instance in self._discovery.fleet()}
-        tick = self._scheduler.next_tick() if self._scheduler else None
-        return summary(names, self._trouble, next_at=tick[1] if tick else None)
+        began = self._clock.monotonic()
+        try:
+            notifier.status(status.one_line(await self.observer().status()))
+        except StorageError as exc:
+            notifier.status(f"how it goes cannot be told: {exc}")
+        looked_s = self._clock.monotonic() - began
+        await self._clock.sleep(min(looked_s / STATUS_MOST, STATUS_AT_LEAST_EVERY_S))
 
     def observer(self, *, kept_s: float = KEPT_S) -> Observer:
-        """Give who looks at this service."""
-        daemon = Daemon(
+        """Give who looks at this service: one for all, and what one has read will do for the others."""
+        if self._observer is None:
+            self._observer = Observer(self._daemon(), clock=self._clock, kept_s=kept_s)
+        return self._observer
+
+    def _daemon(self) -> Daemon:
+        return Daemon(
             settings=lambda: self._settings,
             fleet=self._discovery.fleet,
             live=self._live,
@@ -198,7 +205,6 @@ class Service:
             tallies=lambda: {name: account.api.tally for name, account in self._accounts.all().items()},
             activity=self._activity,
         )
-        return Observer(daemon, clock=self._clock, kept_s=kept_s)
 
     def _live(self) -> Live:
         scheduler, unlisted = self._scheduler, self._discovery.unlisted()
@@ -238,7 +244,6 @@ class Service:
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
         report = await self._collect(instance, tick=tick)
         self._tempo.heard(instance, report, tick=tick)
-        self._trouble[instance.name] = trouble(report)
         self._news.set()
 
     async def _collect(self, instance: Instance, *, tick: datetime) -> CycleReport:

@@ -10,13 +10,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ddslogd.models import CycleOutcome
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from datetime import datetime
-
-    from ddslogd.models import CycleReport
+    from collections.abc import Callable, Mapping
 
 LONGEST_STATUS = 250  # characters; `systemctl status` has one line for it
 AGAIN_AFTER_S = 55.0  # what is still true is said again, so that each minute has it
@@ -111,30 +106,3 @@ def _beat_every(environ: Mapping[str, str], pid: int) -> timedelta | None:
     except ValueError:
         return None
     return limit * _MICROSECOND / 2 if limit > 0 and watched == pid else None
-
-
-def trouble(report: CycleReport) -> str:
-    """Say what went wrong in a cycle; empty where nothing did."""
-    if report.outcome.good or report.outcome is CycleOutcome.CACHED:
-        return ""
-    return report.error or "some files failed"
-
-
-def summary(names: Collection[str], last: Mapping[str, str], *, next_at: datetime | None) -> str:
-    """Say in one line how it goes.
-
-    Args:
-        names: Of all instances.
-        last: The trouble of each one's last cycle, by its name; without those that had none yet.
-        next_at: When the next cycle begins.
-    """
-    known = [name for name in names if name in last]
-    wrong = [name for name in known if last[name]]
-    parts = [f"{len(known) - len(wrong)}/{len(names)} instances fresh"]
-    if len(known) < len(names):
-        parts.append(f"{len(names) - len(known)} not asked yet")
-    if next_at is not None:
-        parts.append(f"next at {next_at.astimezone():%H:%M}")
-    if wrong:
-        parts.append(f"{min(wrong)}: {last[min(wrong)]}")
-    return ", ".join(parts)

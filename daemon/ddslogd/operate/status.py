@@ -338,6 +338,25 @@ def headline(fresh: int, stale: int, new: int, *, read: str = "") -> str:
     return f"{said}; {read}" if read else said
 
 
+def one_line(status: Status) -> str:
+    """Say what matters: how many instances are fresh, when it goes on, and what is wrong, of stale ones first."""
+    parts = [f"{status.fresh}/{len(status.instances)} instances fresh"]
+    if status.new:
+        parts.append(f"{status.new} not asked yet")
+    if status.next_tick is not None:
+        parts.append(f"next at {status.next_tick.at.astimezone():%H:%M}")
+    wrong = ((one.state is not State.STALE, one.name, said) for one in status.instances if (said := _wrong(one)))
+    _, name, said = min(wrong, default=(False, "", ""))
+    return ", ".join([*parts, f"{name}: {said}"] if name else parts)
+
+
+def _wrong(one: Instance) -> str:
+    """Say what is wrong with an instance; empty where nothing is. What is fresh still may have begun to fail."""
+    if one.state is State.STALE:
+        return one.why
+    return _worst(one.failures).reason if one.failures else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
     """All that is known of one instance at a moment."""
