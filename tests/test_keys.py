@@ -92,7 +92,7 @@ async def call(  # a call without the daemon around it
     async with new_session(ca_file=None, proxy=None, connect_timeout_s=5, read_timeout_s=5) as session:
         http = Http(session, clock=clock, skew=Skew())
         project = ProjectName(id=sandbox.project_id, name="", domain="")
-        identity = IdentityService(endpoint=sandbox.iam_endpoint, http=http, budget=budget)
+        identity = IdentityService("sandbox", endpoint=sandbox.iam_endpoint, http=http, budget=budget)
         signer = Signer(server_now=http.now)
         keys = AccessKey(auth, project=project, identity=identity, signer=signer, clock=clock, redact=redact)
         api = Api(endpoint=sandbox.endpoint, http=http, credentials=keys, budget=budget)
@@ -173,6 +173,7 @@ async def test_many_instances_try_an_unproven_key_once(bed: Bed, tmp_path: Path)
         said = [event["event"] for event in events if not event["event"].startswith("cycle.")]
         assert (len(sandbox.requests), {report.error_kind for report in reports}) == (1, {"CredentialsRefused"})
         assert said.count("credentials.refused") == 1
+        assert next(event["cloud"] for event in events if event["event"] == "credentials.refused") == "sandbox"
         assert "account.unreachable" not in said
 
 
@@ -534,7 +535,7 @@ async def test_who_hears_later_that_keys_died_takes_those_that_are_there(server:
         keys = MetadataKeys(
             service,
             project=ProjectName(id=server.project_id, name="", domain=""),
-            identity=IdentityService(endpoint=server.iam_endpoint, http=http, budget=budget),
+            identity=IdentityService("sandbox", endpoint=server.iam_endpoint, http=http, budget=budget),
             signer=Signer(server_now=http.now),
             clock=clock,
             redact=lambda _: None,

@@ -618,6 +618,7 @@ class _Builder:
 
     async def _credentials(self, http: Http, redact: Callable[[str], None]) -> Credentials:
         identity = IdentityService(
+            self._name,
             endpoint=self._cloud.identity_endpoint,
             http=http,
             tally=self._tally,

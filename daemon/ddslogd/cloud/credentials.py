@@ -140,7 +140,8 @@ def _credential(name: str, environ: Mapping[str, str]) -> Path:
 class Refusal:
     """Remembers a secret that was refused, until the cool-down is over or another one is there."""
 
-    def __init__(self, clock: Clock, cool_down: timedelta) -> None:
+    def __init__(self, cloud: str, clock: Clock, cool_down: timedelta) -> None:
+        self._cloud = cloud
         self._clock = clock
         self._cool_down = cool_down
         self._secret: Hashable = None
@@ -151,7 +152,8 @@ class Refusal:
         """Begin the cool-down of a secret, and say why."""
         self._secret, self._reason = secret, reason
         self._until = self._clock.now() + self._cool_down
-        log.error("credentials.refused", reason=reason, not_tried_before=self._until.isoformat(timespec="seconds"))
+        until = self._until.isoformat(timespec="seconds")
+        log.error("credentials.refused", cloud=self._cloud, reason=reason, not_tried_before=until)
 
     def check(self, secret: Hashable) -> None:
         """Pass, unless this very secret cools down.

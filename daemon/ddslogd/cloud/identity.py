@@ -21,9 +21,14 @@ _CREATED = 201  # the one answer to a login that holds a token
 
 
 class IdentityService:
-    """The identity service of one cloud (IAM, which speaks Keystone v3). Nothing is repeated here."""
+    """The identity service of one cloud (IAM, which speaks Keystone v3). Nothing is repeated here.
 
-    def __init__(self, *, endpoint: str, http: Http, budget: Budget, tally: Tally | None = None) -> None:
+    Attributes:
+        cloud: The cloud's name, by which events speak of it.
+    """
+
+    def __init__(self, cloud: str, *, endpoint: str, http: Http, budget: Budget, tally: Tally | None = None) -> None:
+        self.cloud = cloud
         self._tally = tally or Tally()
         self._endpoint = endpoint
         self._http = http

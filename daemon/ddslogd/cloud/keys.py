@@ -69,7 +69,7 @@ class _Signing:
         self._identity = identity
         self._project = Project(project.id, look_up=self._look_up)
         self._signer = signer
-        self._refusal = Refusal(clock, KEY_COOL_DOWN)
+        self._refusal = Refusal(identity.cloud, clock, KEY_COOL_DOWN)
 
     async def authenticate(self, request: Request) -> Proof:
         """Sign the request, unless these very keys were refused a short while ago."""
@@ -223,7 +223,12 @@ class MetadataKeys(_Signing):
             if held is None or now >= held.ends_at:
                 raise
             self._refresh_at = now + (held.ends_at - now) / 4
-            log.warning("keys.not_refreshed", reason=str(exc), ends_at=held.ends_at.isoformat(timespec="seconds"))
+            log.warning(
+                "keys.not_refreshed",
+                cloud=self._identity.cloud,
+                reason=str(exc),
+                ends_at=held.ends_at.isoformat(timespec="seconds"),
+            )
             return held.keys
 
     async def _ask(self) -> TemporaryKeys:
@@ -236,5 +241,10 @@ class MetadataKeys(_Signing):
         self._refresh_at = max(new.ends_at - REFRESH_BELOW, now + (new.ends_at - now) / 4)
         self._held = new
         if not known:
-            log.info("keys.refreshed", access_key=new.keys.access_key, ends_at=new.ends_at.isoformat())
+            log.info(
+                "keys.refreshed",
+                cloud=self._identity.cloud,
+                access_key=new.keys.access_key,
+                ends_at=new.ends_at.isoformat(),
+            )
         return new

@@ -58,7 +58,7 @@ class GivenToken:
         self._identity = identity
         self._project = Project(project_id, look_up=self._look_up)
         self._redact = redact
-        self._refusal = Refusal(clock, TOKEN_COOL_DOWN)
+        self._refusal = Refusal(identity.cloud, clock, TOKEN_COOL_DOWN)
 
     async def authenticate(self, request: Request) -> Proof:  # noqa: ARG002  # a token is the same for any request
         """Give the token's header, unless this very token was refused a short while ago."""
@@ -132,7 +132,7 @@ class PasswordLogin:
         self._redact = redact
         self._token: _Token | None = None
         self._login = Shared(self._log_in, name=f"login of {auth.username}")
-        self._refusal = Refusal(clock, PASSWORD_COOL_DOWN)
+        self._refusal = Refusal(identity.cloud, clock, PASSWORD_COOL_DOWN)
 
     async def authenticate(self, request: Request) -> Proof:  # noqa: ARG002  # a token is the same for any request
         """Give the shared token's header, logging in first where there is none or its end is near."""
@@ -171,7 +171,12 @@ class PasswordLogin:
             now = self._now()
             if token is None or now >= token.ends_at or self._token is not token:  # another: this one was refused
                 raise
-            log.warning("token.not_renewed", reason=str(exc), ends_at=token.ends_at.isoformat(timespec="seconds"))
+            log.warning(
+                "token.not_renewed",
+                cloud=self._identity.cloud,
+                reason=str(exc),
+                ends_at=token.ends_at.isoformat(timespec="seconds"),
+            )
             self._token = replace(token, renew_at=now + (token.ends_at - now) / 4)  # it still serves
             return self._token
 
@@ -187,7 +192,9 @@ class PasswordLogin:
             self._refusal.note(password, f"the login of {self._auth.username} was refused: {exc}")
             raise CredentialsRefused(f"the login of {self._auth.username} was refused: {exc}") from exc
         self._token = self._read_token(reply)
-        log.info("login.done", user=self._auth.username, ends_at=self._token.ends_at.isoformat())
+        log.info(
+            "login.done", cloud=self._identity.cloud, user=self._auth.username, ends_at=self._token.ends_at.isoformat()
+        )
         return self._token
 
     async def _exchange(self, password: str) -> Reply:

@@ -47,7 +47,7 @@ class Deltas:
     def of(self, instance: str, seed: Seed | None) -> Delta:
         """Begin the delta of one file; it is over at once where nothing is held, or nothing to be spared."""
         rests = self._until.get(instance, self._clock.now()) > self._clock.now()
-        return Delta(seed if seed is not None and seed.size > SMALL and not rests else None)
+        return Delta(instance, seed if seed is not None and seed.size > SMALL and not rests else None)
 
     def note(self, instance: str, delta: Delta) -> None:
         """Take note of a delta whose file is whole now."""
@@ -72,7 +72,8 @@ class Delta:
         reason: Why the file had to be fetched whole; empty where it had not.
     """
 
-    def __init__(self, seed: Seed | None) -> None:
+    def __init__(self, instance: str, seed: Seed | None) -> None:
+        self._instance = instance
         self.proven = False
         self.unchanged = False
         self.reason = ""
@@ -119,7 +120,7 @@ class Delta:
             else:
                 await part.seed(identity, seed.path, start=start)
         except StorageError as exc:  # no loss: the file is fetched whole, and says where the disk refuses that
-            log.info("delta.failed", reason=str(exc))
+            log.info("delta.failed", instance=self._instance, reason=str(exc))
 
 
 def _held_from(seed: Seed, head: bytes, total: int) -> int | None:

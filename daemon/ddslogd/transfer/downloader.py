@@ -128,7 +128,14 @@ class Downloader:
                     await self._attempt(link, part, effort, delta)
                     return self._fetched(link, part, effort, delta)
                 except TransferError as exc:
-                    log.debug("transfer.broken", file=link.file.file_name, node=link.file.node, reason=str(exc))
+                    file = link.file
+                    log.debug(
+                        "transfer.broken",
+                        instance=file.instance,
+                        node=file.node,
+                        file=file.file_name,
+                        reason=str(exc),
+                    )
                     wait_s = await _judge(exc, part, effort, delta)
             await self._clock.sleep(wait_s)
 
