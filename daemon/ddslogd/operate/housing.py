@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddslogd.config import Limits, Settings, Storage
-    from ddslogd.storage.premises import Room, Who
+    from ddslogd.storage.premises import Who
+    from ddslogd.storage.room import Room
 
 AREA: Final = "disk"
 _FEW_INODES: Final = 10_000

@@ -15,6 +15,7 @@ from ddslogd.operate.status import Disk, Yardstick, judged
 from ddslogd.storage import database, layout, standing
 from ddslogd.storage.filesystem import disk
 from ddslogd.storage.ledger import FILE_NAME
+from ddslogd.storage.room import room_at
 from ddslogd.storage.store import is_claimed
 
 if TYPE_CHECKING:
@@ -176,17 +177,16 @@ def _fleet(settings: Settings, books: Books) -> Iterator[Instance]:
 
 def _disk_of(storage: Storage, parts: Iterable[Path]) -> Disk:
     with disk(storage.directory):
-        room = os.statvfs(storage.directory)
+        room = room_at(storage.directory)
     sizes = [size for part in parts if (size := _size(part)) is not None]
-    free = room.f_bavail * room.f_frsize
     return Disk(
         directory=str(storage.directory),
-        free=free,
-        total=room.f_blocks * room.f_frsize,
+        free=room.free,
+        total=room.total,
         keep_free=storage.keep_free,
         parts=len(sizes),
         parts_bytes=sum(sizes),
-        below=free < storage.keep_free,
+        below=room.free < storage.keep_free,
     )
 
 

@@ -22,6 +22,7 @@ from ddslogd.storage import layout, window
 from ddslogd.storage.directories import Directories
 from ddslogd.storage.filesystem import FILE_MODE, disk, no_follow, to_its_end
 from ddslogd.storage.publisher import Publisher, Whole
+from ddslogd.storage.room import room_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -366,8 +367,7 @@ def _preallocate(fd: int, size: int) -> None:
     What there is no room for is not even tried: the kernel would take all that is free before it finds out, and fail
     every other writer of the host meanwhile.
     """
-    room = os.fstatvfs(fd)
-    if size > room.f_bavail * room.f_frsize:
+    if size > room_at(fd).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if size == 0 or _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
         return

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from ddslogd.storage import layout
 from ddslogd.storage.filesystem import disk
+from ddslogd.storage.room import room_at
 from ddslogd.storage.store import LOCK_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ddslogd.storage.room import Room
 
 MOST_LOOKED_AT: Final = 2_000  # files and directories; modes are the same everywhere unless somebody changed them
 _MOUNTS: Final = Path("/proc/self/mounts")
@@ -75,21 +78,6 @@ def member_of(gid: int) -> Who:
     return Who(name=f"group {group_name(gid)}", uid=None, gids=frozenset({gid}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """A file system's.
-
-    Attributes:
-        free: Bytes, for whoever is not root.
-        inodes_free: None where the file system makes them as it needs them.
-    """
-
-    free: int
-    total: int
-    inodes_free: int | None
-    inodes: int
-
-
 def room(path: Path) -> Room:
     """Look how much room there is, where a directory is or will be.
 
@@ -98,13 +86,7 @@ def room(path: Path) -> Room:
     """
     there = nearest(path)
     with disk(there):
-        found = os.statvfs(there)
-    return Room(
-        free=found.f_bavail * found.f_frsize,
-        total=found.f_blocks * found.f_frsize,
-        inodes_free=found.f_favail if found.f_files else None,
-        inodes=found.f_files,
-    )
+        return room_at(there)
 
 
 def nearest(path: Path) -> Path:

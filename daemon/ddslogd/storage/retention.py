@@ -25,6 +25,7 @@ from ddslogd.storage import database, shippers
 from ddslogd.storage.database import moment_of, moment_or_none
 from ddslogd.storage.filesystem import disk, unbroken
 from ddslogd.storage.ledger import FILE_NAME
+from ddslogd.storage.room import room_at
 from ddslogd.storage.shippers import Shipper
 from ddslogd.storage.streambook import StreamBook
 
@@ -396,8 +397,7 @@ def _kept(kind: FileKind, row: tuple[Any, ...]) -> Kept:
 
 def _free(directory: Path) -> int:
     with disk(directory):
-        room = os.statvfs(directory)
-    return room.f_bavail * room.f_frsize
+        return room_at(directory).free
 
 
 def _loss(file: Kept, now: datetime) -> Gap:

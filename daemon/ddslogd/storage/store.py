@@ -19,6 +19,7 @@ from ddslogd.models import Seed
 from ddslogd.storage import layout
 from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, exists, md5_of
 from ddslogd.storage.part import MD5_ALONE, Checks, Desk, Part
+from ddslogd.storage.room import room_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -128,8 +129,8 @@ class Store:
             StorageError: The file system does not say.
         """
         with disk(self._directory):
-            room = await asyncio.to_thread(os.statvfs, self._directory)
-        return room.f_bavail * room.f_frsize >= self._keep_free
+            room = await asyncio.to_thread(room_at, self._directory)
+        return room.free >= self._keep_free
 
     @asynccontextmanager
     async def part(self, file: LogFile) -> AsyncIterator[Part]:
