@@ -1,6 +1,6 @@
 # make demo     see it work, against a cloud on loopback    make test   lint, types and tests
 # make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
-# make lock     renew .ci/requirements.lock                 make clean  remove what make made
+# make lock     renew the locks in .ci                      make clean  remove what make made
 # make deb      a Debian package in dist/                   make test-deb  install it into a Debian, upgrade, purge
 # make bench    all that is measured:
 #   make bench-overlap  how fast an export's new part is found
@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
 DEB := .venv-deb
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 SOAK_MINUTES ?= 10
 
@@ -80,22 +82,22 @@ $(INSTALLED): pyproject.toml .ci/requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(KEYSTONE)/.installed: .ci/keystone.txt
+$(KEYSTONE)/.installed: .ci/keystone.lock
 	$(PYTHON) -m venv $(KEYSTONE)
-	$(KEYSTONE)/bin/pip install --quiet --disable-pip-version-check -r .ci/keystone.txt
+	$(KEYSTONE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/keystone.lock
 	touch $@
 
-$(DEB)/.installed: .ci/deb.txt
+$(DEB)/.installed: .ci/deb.lock
 	$(PYTHON) -m venv $(DEB)
-	$(DEB)/bin/pip install --quiet --disable-pip-version-check -r .ci/deb.txt
+	$(DEB)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/deb.lock
 	touch $@
 
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra dev --extra speed --upgrade pyproject.toml -o .ci/requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra speed --constraint .ci/requirements.lock pyproject.toml -o .ci/runtime.lock
+	$(COMPILE) --extra dev --extra speed --upgrade pyproject.toml -o .ci/requirements.lock
+	$(COMPILE) --extra speed --constraint .ci/requirements.lock pyproject.toml -o .ci/runtime.lock
+	$(COMPILE) --no-annotate --upgrade .ci/keystone.txt -o .ci/keystone.lock
+	$(COMPILE) --no-annotate --upgrade .ci/deb.txt -o .ci/deb.lock
 
 clean:
 	rm -rf $(VENV) $(KEYSTONE) $(DEB) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
