@@ -17,7 +17,7 @@ from ddslogd.models import Advance, Cron, CycleOutcome, CycleReport, Every, Inst
 from ddslogd.operate.progress import Silent
 from ddslogd.pacing import next_tick
 from ddslogd.scheduler import Scheduler
-from ddslogd.tempo import Tempo, wanted_interval
+from ddslogd.tempo import MARGIN, Tempo, wanted_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -468,15 +468,25 @@ CALM_PACE, FULL, FAST_PACE = 2_000, 20_000, 17_000  # bytes in 20 minutes, of an
 
 
 async def test_the_ticks_of_a_node_in_a_hurry_come_sooner_and_then_as_before(bed: Bed) -> None:
-    """The first export that is full shows how fast it writes."""
-    paces = [FULL] * 3 + [FAST_PACE] * 6 + [CALM_PACE] * 5
+    """The first export that is full shows how fast it writes. The first tick on schedule may be put off once more."""
+    paces = [FULL] * 3 + [FAST_PACE] * 6 + [CALM_PACE] * 6
     with capture_logs() as events:
         reports = await serve(bed, *paces, window=20_000)
 
     hurried = since_the_last(reports[3:10])
-    on_grid = [is_on_grid(report, bed.instance()) for report in reports[11:]]
+    on_grid = [is_on_grid(report, bed.instance()) for report in reports[12:]]
     assert ({round(wait / MINUTE) for wait in hurried}, on_grid) == ({15}, [True] * 3)
     assert told(events, FILLING, ADAPTED, CALM) == [FILLING, ADAPTED, CALM]
+
+
+async def test_every_15_minutes_is_no_30(bed: Bed) -> None:
+    """The last export is served a little longer than until the next tick."""
+    bed.set("every: 20m", "every: 15m")
+    reports = await serve(bed, *[CALM_PACE] * 8, window=20_000)
+
+    exports = [report for report in reports if report.outcome is CycleOutcome.OK]
+    waits = [then.started_at - now.started_at for now, then in pairwise(exports)]
+    assert (len(waits) > 2, {round(wait / MINUTE) for wait in waits}) == (True, {15})
 
 
 async def test_with_adapt_false_all_ticks_are_those_of_the_schedule(bed: Bed) -> None:
@@ -522,12 +532,16 @@ def test_after_a_cycle_that_came_too_early_the_next_comes_when_the_cloud_exports
 
     daemon.tempo.heard(daemon.orders, cached(until, at=early), tick=early)
 
-    assert daemon.next(early) == until - early
+    assert daemon.next(early) == until + MARGIN - early
 
 
-def test_a_cycle_that_asked_for_nothing_says_nothing_of_an_instance_on_schedule() -> None:
-    daemon = Daemon()
+@pytest.mark.parametrize("adapt", ["true", "false"])
+def test_a_tick_on_schedule_that_came_too_early_is_put_off_and_not_skipped(adapt: str) -> None:
+    """An export is ready some seconds after its tick: every 15 minutes would be every 30."""
+    daemon = Daemon(every="15m", adapt=adapt)
+    until = START + 16 * MINUTE
+    daemon.tempo.heard(daemon.orders, cached(until, at=START), tick=START)
+    put_off = daemon.next()
+    daemon.hear(at=until + MARGIN)
 
-    daemon.tempo.heard(daemon.orders, cached(START + 16 * MINUTE, at=START), tick=START)
-
-    assert daemon.next() is None
+    assert (put_off, daemon.next(until + MARGIN)) == (until + MARGIN - START, None)

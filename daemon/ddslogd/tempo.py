@@ -1,4 +1,7 @@
-"""How soon an instance needs its next cycle: before its nodes write more than an export holds."""
+"""How soon an instance needs its next cycle: before its nodes write more than an export holds.
+
+And no sooner than the cloud exports anew: a tick that comes before that is put off until then, and not skipped.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 MINUTE = timedelta(minutes=1)
+MARGIN = timedelta(seconds=5)  # the cloud may count from a moment after the time that its files bear
 NO_BUDGET = "raise calls_per_minute, or give other instances longer schedules"
 Source = tuple[LogKind, str]
 """A kind of log and a node."""
@@ -36,7 +40,6 @@ class _Pace:
         interval: Between ticks, in place of the schedule's; None where the schedule will do.
         ready_at: When the cloud exports anew.
         usual: Between two ticks of the schedule.
-        waiting: The last cycle came too early, so that the next is due when the cloud exports anew.
         told: What was said of the interval last.
     """
 
@@ -44,7 +47,6 @@ class _Pace:
     interval: timedelta | None
     ready_at: datetime
     usual: timedelta
-    waiting: bool = False
     told: tuple[str, bool] = ("nothing", True)
 
 
@@ -72,6 +74,7 @@ class Tempo:
         self._settings = settings
         self._fleet = fleet
         self._paces: dict[str, _Pace] = {}  # by instance; of those alone that need it
+        self._put_off: dict[str, datetime] = {}  # by instance whose last cycle came too early: when it would not
 
     def take_over(self, settings: Settings) -> None:
         """Go by other settings from the next cycle on."""
@@ -79,12 +82,14 @@ class Tempo:
 
     def next(self, instance: Instance, last: datetime) -> datetime | None:
         """Give when the next cycle is to begin, after the tick of the last one; None: on schedule."""
+        if instance.name in self._put_off:
+            return self._put_off[instance.name]
         pace = self._paces.get(instance.name)
         if pace is None or pace.interval is None:
             return None
         # What lies further off than the schedule's own interval is of a clock that was set back since.
         ready_at = pace.ready_at if pace.ready_at - last <= pace.usual else last
-        tick = max(last if pace.waiting else last + pace.interval, ready_at)
+        tick = max(last + pace.interval, ready_at)
         if isinstance(instance.schedule, Cron):  # its ticks may lie close together
             tick = min(tick, next_tick(instance.schedule, after=max(last, ready_at - INSTANT), key=instance.id))
         return tick
@@ -92,11 +97,12 @@ class Tempo:
     def heard(self, instance: Instance, report: CycleReport, *, tick: datetime) -> None:
         """Learn from a cycle how fast the instance writes; one that asked for nothing tells when to come again."""
         if report.outcome is CycleOutcome.CACHED:
-            self._wait(instance, report)
+            if report.fresh_until is not None:
+                self._put_off[instance.name] = report.fresh_until + MARGIN
             return
+        self._put_off.pop(instance.name, None)
         pace = self._paces.setdefault(instance.name, _Pace({}, None, report.finished_at, timedelta()))
         pace.usual = _usual(instance, tick)
-        pace.waiting = False
         pace.ready_at = report.fresh_until or _made_at(report) + self._settings.export.fresh_for
         was_calm = not pace.wanted
         for file in _standing_still(report):
@@ -109,11 +115,6 @@ class Tempo:
         del self._paces[instance.name]
         if not was_calm:
             log.info("window.calm", instance=instance.name)
-
-    def _wait(self, instance: Instance, report: CycleReport) -> None:
-        pace = self._paces.get(instance.name)
-        if pace is not None and report.fresh_until is not None:
-            pace.waiting, pace.ready_at = True, report.fresh_until
 
     def _learn(self, instance: Instance, pace: _Pace, advance: Advance) -> None:
         source, wanted = (advance.file.log, advance.file.node), wanted_interval(advance)
