@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,8 +42,7 @@ from ddslogd.storage.standing import Books, Failing, Standing
 from ddslogd.storage.store import claim, is_claimed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator
 
     from conftest import Bed
 
@@ -341,6 +343,42 @@ async def stand(ledger: Ledger, *reports: CycleReport) -> Standing:
         await ledger.close_cycle(report, tick=report.started_at)
     with database.reading(ledger.path) as db:
         return standing.books(db).standings["orders"]
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Let this thread touch files as a user who owns none, where it is root's; see setfsuid(2)."""
+    libc = ctypes.CDLL(None)
+    own = libc.setfsuid(65534)
+    try:
+        yield
+    finally:
+        libc.setfsuid(own)
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+async def test_the_ledger_can_be_read_by_who_may_only_read_it(*, in_use: bool) -> None:
+    """Also where its last entries are in the file beside it, and where that file would have to be made."""
+    with TemporaryDirectory() as name:  # the way to tmp_path is its owner's alone
+        directory = Path(name)
+        directory.chmod(0o755)
+        ledger = Ledger(directory)
+        await ledger.close_cycle(cycle(OK, 1), tick=START)
+        if not in_use:
+            await ledger.close()
+        directory.chmod(0o555)
+        for path in directory.iterdir():
+            path.chmod(0o444)
+        with somebody_else():
+            with pytest.raises(PermissionError):
+                (directory / "another").touch()
+            with database.reading(ledger.path) as db:
+                found = standing.books(db).standings
+        directory.chmod(0o755)
+        if in_use:
+            await ledger.close()
+
+    assert list(found) == ["orders"]
 
 
 OK, NOTHING, PARTIAL, FAILED, CACHED, NO_ROOM = (
