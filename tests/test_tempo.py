@@ -545,3 +545,12 @@ def test_a_tick_on_schedule_that_came_too_early_is_put_off_and_not_skipped(adapt
     daemon.hear(at=until + MARGIN)
 
     assert (put_off, daemon.next(until + MARGIN)) == (until + MARGIN - START, None)
+
+
+def test_a_tick_that_was_put_off_comes_once_though_its_cycle_is_cut_short() -> None:
+    """By a bug, or a reload: nobody hears of its end, and the next one is on schedule."""
+    daemon = Daemon(every="15m")
+    until = START + 16 * MINUTE
+    daemon.tempo.heard(daemon.orders, cached(until, at=START), tick=START)
+
+    assert daemon.next(until + MARGIN) is None

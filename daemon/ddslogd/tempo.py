@@ -82,8 +82,9 @@ class Tempo:
 
     def next(self, instance: Instance, last: datetime) -> datetime | None:
         """Give when the next cycle is to begin, after the tick of the last one; None: on schedule."""
-        if instance.name in self._put_off:
-            return self._put_off[instance.name]
+        put_off = self._put_off.get(instance.name, last)
+        if put_off > last:  # else that cycle was cut short, and told nothing
+            return put_off
         pace = self._paces.get(instance.name)
         if pace is None or pace.interval is None:
             return None
