@@ -422,7 +422,8 @@ async def secure(pem: Path, sandbox_port: int) -> AsyncIterator[int]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in writers:
-            writer.transport.abort()
+            if not writer.is_closing():  # Python 3.11.2 fails where that was closed twice
+                writer.transport.abort()
             with suppress(OSError):
                 await writer.wait_closed()
 
