@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import random
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +24,7 @@ from ddslogd.models import Advance, CycleOutcome, Every, Gap, GapCause, LogFile,
 from ddslogd.sandbox import ApiError, replica_set
 from ddslogd.storage import layout
 from ddslogd.storage.ledger import Ledger
-from ddslogd.storage.stream import Origin, Streams
+from ddslogd.storage.stream import COMPARED, Origin, Streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -961,6 +963,106 @@ async def test_several_snapshots_that_wait_are_taken_by_one_look_into_the_ledger
     await shelf.take()
 
     assert (shelf.ledger.transactions - before, shelf.content()) == (1 + 2 * 3, lines(0, 30))
+
+
+async def test_an_export_with_the_bytes_of_one_that_waits_counts_once_that_is_taken(shelf: Shelf) -> None:
+    """It is entered at the other's path, and how fast the node writes is told by it."""
+    await shelf.deliver(lines(0, 10))
+    first = await shelf.give(lines(0, 20))
+    again = shelf.file()
+    await shelf.ledger.enter(replace(first, file=again, key=layout.key(again)))
+    await shelf.give(lines(15, 40))
+    await shelf.take()
+
+    assert (shelf.content(), shelf.advances[-1].took) == (lines(0, 40), timedelta(minutes=1))
+
+
+async def test_a_late_export_before_one_that_is_the_same_again_is_passed_over(shelf: Shelf) -> None:
+    await shelf.deliver(lines(0, 10))
+    first = await shelf.give(lines(0, 20))
+    late, again = shelf.file(), shelf.file()
+    await shelf.ledger.enter(replace(first, file=again, key=layout.key(again)))
+    await shelf.give(lines(500, 520), late)
+    await shelf.give(lines(15, 40))
+    await shelf.take()
+
+    assert (shelf.content(), shelf.gaps()) == (lines(0, 40), ())
+
+
+async def test_what_waits_is_taken_though_a_later_export_has_the_same_bytes(shelf: Shelf) -> None:
+    await shelf.deliver(lines(0, 10))
+    first = await shelf.give(lines(100, 120))
+    again = shelf.file()
+    await shelf.ledger.enter(replace(first, file=again, key=layout.key(again)))
+    await shelf.take()
+
+    assert (shelf.content(), len(shelf.gaps())) == (lines(0, 10) + lines(100, 120), 1)
+
+
+async def test_a_lost_ledger_and_a_log_without_times_whose_live_file_was_rotated_away_double_nothing(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    def plain(first: int, end: int) -> bytes:
+        return b"".join(b"line %06d\n" % number for number in range(first, end))
+
+    ledger = CountingLedger(tmp_path)
+    shelf = Shelf(tmp_path, clock, ledger, Rotate())
+    await shelf.deliver(plain(0, 50))
+    await ledger.close()
+    shelf.live.rename(shelf.live.with_name(f"node.log.{layout.stamp(clock.now())}"))
+    for path in tmp_path.glob("ledger*"):
+        path.unlink()
+
+    again = CountingLedger(tmp_path)
+    shelf = Shelf(tmp_path, clock, again, Rotate())
+    await shelf.deliver(plain(0, 60))
+    await again.close()
+
+    assert shelf.content() == plain(0, 60)
+
+
+async def test_an_instance_is_back_with_an_export_that_holds_no_whole_line(shelf: Shelf) -> None:
+    await shelf.deliver(lines(0, 10))
+    shelf.clock.forward(minutes=1)
+    await shelf.streams.note_gone("orders")
+    gone = [gap.cause for gap in shelf.gaps()]
+    await shelf.deliver(line(9)[:20])
+
+    assert (gone, shelf.gaps()) == ([GapCause.INSTANCE_GONE], ())
+
+
+async def test_a_comparison_whose_caller_is_cancelled_has_its_turn_until_its_end(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log that repeats itself it holds much in memory. Whoever waits for a turn need not wait when cancelled."""
+    go, running = threading.Event(), threading.Semaphore(0)
+    look = Streams._look  # the step that is held up
+
+    def held_up(*arguments: Any) -> Any:
+        running.release()
+        go.wait()
+        return look(*arguments)
+
+    monkeypatch.setattr(Streams, "_look", held_up)
+    nodes = [f"node-{number}" for number in range(COMPARED + 1)]
+    for node in nodes:
+        await shelf.give(lines(0, 5), shelf.file(node))
+    first, *_, last = tasks = [asyncio.create_task(shelf.take(f"snapshots/orders/{node}/*.log")) for node in nodes]
+    for _ in range(COMPARED):
+        await asyncio.to_thread(running.acquire)
+    first.cancel()
+    last.cancel()
+    await asyncio.wait([last])
+    was_waiting = first.done()
+    go.set()
+    await asyncio.wait(tasks)
+
+    assert (was_waiting, first.cancelled(), last.cancelled(), running.acquire(blocking=False)) == (
+        False,
+        True,
+        True,
+        False,
+    )
 
 
 async def test_an_intent_is_remembered_whole(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

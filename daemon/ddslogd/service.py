@@ -504,6 +504,7 @@ async def _archive(settings: Settings, *, clock: Clock, stack: AsyncExitStack) -
     storage, stream = settings.storage, settings.stream
     store, ledger, recovery = await _storage(settings, clock=clock, stack=stack)
     streams = Streams(storage.directory, ledger=ledger, rotate=stream.rotate, clock=clock)
+    stack.callback(streams.close)
     retention = Retention(storage, ledger=ledger, streamed=stream.enabled, clock=clock)
     used = streams if stream.enabled else None
     return Archive(store=store, ledger=ledger, recovery=recovery, streams=used, retention=retention), streams

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
 
@@ -21,7 +23,7 @@ from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout, livefile, window
 from ddslogd.storage.adoption import adoption
 from ddslogd.storage.blame import cause_of_gap
-from ddslogd.storage.filesystem import disk, exists, sync_directory, unbroken
+from ddslogd.storage.filesystem import disk, exists, sync_directory, to_its_end, unbroken
 from ddslogd.storage.logtime import first_time, last_time, line_time
 from ddslogd.storage.overlap import READ, Continuation, How, Slice, continuation, end_of_lines
 from ddslogd.storage.streambook import Backlog, Intent, Piece, StreamBook, StreamPart, StreamState
@@ -37,9 +39,13 @@ if TYPE_CHECKING:
     from ddslogd.storage.ledger import Ledger
     from ddslogd.storage.overlap import Window
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = structlog.get_logger()
 
-AT_ONCE = 2  # snapshots that are compared: with a log that repeats itself, each is held in memory
+COMPARED = 2  # snapshots at the same time: of a log that repeats itself, each is held in memory
+UNDER_WAY = 32  # streams that are appended to: durable together, and a stop waits for them
+THREADS = 4  # for all of these; the disk does no more at the same time
 LEAVE_SNAPSHOTS = "leave a node's newest snapshots where they are; where lines are missing now, a gap is told of"
 _LINE_HEAD = 256  # bytes, in which a line's time stands
 
@@ -76,6 +82,22 @@ class _Find:
     older: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a snapshot goes on in a stream.
+
+    Attributes:
+        state: What it was compared with.
+        intent: What is to be appended.
+        cut: Whether its new lines begin within one.
+    """
+
+    state: StreamState
+    find: _Find
+    intent: Intent
+    cut: bool
+
+
 class Streams:
     """All streams of one storage directory."""
 
@@ -93,7 +115,18 @@ class Streams:
         self._rotate = rotate
         self._clock = clock
         self._locks: dict[str, asyncio.Lock] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = asyncio.Semaphore(COMPARED)
+        self._under_way = asyncio.Semaphore(UNDER_WAY)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="stream")
+
+    def close(self) -> None:
+        """Finish what was handed in."""
+        self._threads.shutdown()
+
+    async def _run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take a blocking step in a thread, to its end: what it holds counts as held until then."""
+        loop = asyncio.get_running_loop()
+        return await to_its_end(loop.run_in_executor(self._threads, partial(step, *args, **kwargs)))
 
     def take_over(self, rotate: Rotate) -> None:
         """Rotate by other limits from now on."""
@@ -136,7 +169,7 @@ class Streams:
         live = self._directory / layout.stream_path(series)
         aside = live.parent / f".replaced.{layout.stamp(self._clock.now())}"
         await self.book.begin_anew(series)  # first: a stream that is on disk and not in the books is adopted
-        return aside if await asyncio.to_thread(_move_all, live, aside) else None
+        return aside if await self._run(_move_all, live, aside) else None
 
     async def note_gone(self, instance: str) -> None:
         """Note that the cloud has no such instance any more: what it wrote since its last export is lost.
@@ -150,30 +183,26 @@ class Streams:
     async def _settled(self, series: str) -> Backlog:
         """Give what a stream has to take, once what was begun is carried out, and what is on disk is known."""
         backlog = await self.book.backlog(series)
-        state = backlog.state
-        if state is None:
-            changed = bool(backlog.waiting) and await self._adopt(series, backlog.waiting)
-        else:
-            changed = state.intent is not None and await self._resume(state, state.intent)
-        return await self.book.backlog(series) if changed else backlog
+        if backlog.state is not None and backlog.state.intent is not None:
+            await self._resume(backlog.state, backlog.state.intent)
+            backlog = await self.book.backlog(series)
+        if backlog.state is None and backlog.waiting and await self._adopt(series, backlog.waiting):
+            backlog = await self.book.backlog(series)
+        return backlog
 
     @unbroken
-    async def _resume(self, state: StreamState, intent: Intent) -> bool:
-        """Carry out what was begun; true, for the books have changed."""
+    async def _resume(self, state: StreamState, intent: Intent) -> None:
+        """Carry out what was begun, or forget the stream where that cannot be done any more."""
         if await self._is_there(intent.lines.path):
             await self._carry_out(state, await self._as_far_as_there(intent))
         else:
             log.error("stream.source_gone", instance=state.instance, path=intent.lines.path, todo=LEAVE_SNAPSHOTS)
             await self.book.abandon(state.series, intent)
-            backlog = await self.book.backlog(state.series)
-            if backlog.waiting:
-                await self._adopt(state.series, backlog.waiting)
-        return True
 
     @unbroken
     async def _adopt(self, series: str, waiting: Sequence[Snapshot]) -> bool:
         """Note what is on disk of a stream that the ledger does not know; tell whether there is anything."""
-        found = await asyncio.to_thread(adoption, self._directory, series, waiting)
+        found = await self._run(adoption, self._directory, series, waiting)
         if found is None:
             return False
         log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
@@ -185,7 +214,7 @@ class Streams:
         return intent if there else replace(intent, unfinished=None)
 
     async def _is_there(self, path: str) -> bool:
-        return await asyncio.to_thread(exists, self._directory / path)
+        return await self._run(exists, self._directory / path)
 
     async def _take(
         self, snapshot: Snapshot, series: str, state: StreamState | None, origin: Origin
@@ -195,21 +224,21 @@ class Streams:
         Returns:
             How far the stream has come, and what the snapshot brought; None where it is passed over.
         """
-        known = state or _fresh(series, snapshot, self._clock.now())
         async with self._turns:
-            sought = await self._sought(known, snapshot)
-        if sought is None:
+            place = await self._place(state or _fresh(series, snapshot, self._clock.now()), snapshot)
+        if place is None:
             return state, None
-        known, find, intent, cut = sought
+        known, find, intent = place.state, place.find, place.intent
         if find.lost and snapshot.file.updated_at < known.reference_at:
             await self._pass_over(snapshot, "it is older than the stream's end, and has nothing in common with it")
             return state, None
         if find.lost:
-            intent = await self._with_gap(known, intent, origin, cut=cut)
+            intent = await self._with_gap(known, intent, origin, cut=place.cut)
         if find.end == 0:  # not one whole line: the next snapshot is compared with the last one
             await self.book.pass_over([snapshot.key])
         else:
-            state = await self._carry_out(known, intent)
+            async with self._under_way:
+                state = await self._carry_out(known, intent)
         return state, Advance(
             file=snapshot.file,
             new=intent.size,
@@ -219,18 +248,17 @@ class Streams:
             gap=intent.gap,
         )
 
-    async def _sought(self, state: StreamState, snapshot: Snapshot) -> tuple[StreamState, _Find, Intent, bool] | None:
-        """Find where a snapshot goes on, and give the state that it was compared with; None where it is passed over."""
+    async def _place(self, state: StreamState, snapshot: Snapshot) -> _Place | None:
+        """Find where a snapshot goes on; None where it is passed over."""
         try:
-            return state, *await asyncio.to_thread(self._look, state, snapshot)
+            return await self._run(self._look, state, snapshot)
         except StorageError as exc:
-            if not await asyncio.to_thread(_is_readable, self._directory / snapshot.path):
+            if not await self._run(_is_readable, self._directory / snapshot.path):
                 await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
                 return None
-            if await asyncio.to_thread(_is_readable, self._directory / state.reference):
+            if await self._run(_is_readable, self._directory / state.reference):
                 raise
-        state = replace(state, reference="")  # it is compared with the stream itself
-        return state, *await asyncio.to_thread(self._look, state, snapshot)
+        return await self._run(self._look, replace(state, reference=""), snapshot)  # compared with the stream itself
 
     async def _pass_over(self, snapshot: Snapshot, reason: str, *, gone: bool = False) -> None:
         """Go on without a snapshot; where that leaves lines out, the next one shows a gap."""
@@ -243,12 +271,10 @@ class Streams:
         )
         await self.book.pass_over([snapshot.key], gone=gone)
 
-    def _look(self, state: StreamState, snapshot: Snapshot) -> tuple[_Find, Intent, bool]:
-        """Find where the snapshot goes on; blocks. Gives whether its new lines begin within one, too."""
-        began = bool(state.reference or state.size or state.delivered_at)
-        last = self._last(state) if began else nullcontext()
-        with window.opened(self._directory / snapshot.path) as export, last as delivered:
-            find = _find(delivered, export, began=began)
+    def _look(self, state: StreamState, snapshot: Snapshot) -> _Place:
+        """Find where the snapshot goes on; blocks."""
+        with window.opened(self._directory / snapshot.path) as export, self._last(state) as delivered:
+            find = _find(delivered, export, began=bool(state.reference or state.size or state.delivered_at))
             intent = Intent(
                 snapshot=snapshot.key,
                 lines=Piece(path=snapshot.path, start=find.start, end=find.end),
@@ -260,7 +286,7 @@ class Streams:
                 older=find.older,
             )
             cut = line_time(export.read(find.start, _LINE_HEAD)) is None
-        return find, self._rotating(state, intent), cut
+        return _Place(state=state, find=find, intent=self._rotating(state, intent), cut=cut)
 
     @contextmanager
     def _last(self, state: StreamState) -> Iterator[Window | None]:
@@ -307,7 +333,7 @@ class Streams:
                 cut=cut,
                 path=intent.lines.path,
             )
-        return replace(intent, gap=gap, unfinished=await asyncio.to_thread(self._unfinished, state))
+        return replace(intent, gap=gap, unfinished=await self._run(self._unfinished, state))
 
     def _unfinished(self, state: StreamState) -> Piece | None:
         path = self._directory / state.reference
@@ -324,9 +350,8 @@ class Streams:
         if intent.size:
             if state.intent is None:
                 await self.book.intend(state, intent)
-            done, parts = await asyncio.to_thread(self._append, state, intent, now)
-        after = state.after(intent, base=done.base, now=now)
-        await self.book.commit(after, intent, parts=parts)
+            done, parts = await self._run(self._append, state, intent, now)
+        after = await self.book.commit(state.after(intent, base=done.base, now=now), intent, parts=parts)
         self._tell(state, intent, done)
         return after
 
