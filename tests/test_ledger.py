@@ -318,6 +318,15 @@ async def test_the_tick_of_each_instances_last_cycle_is_known(ledger: Ledger) ->
     assert await ledger.last_ticks() == {"orders": NOW + timedelta(minutes=10)}
 
 
+async def test_a_tick_whose_cycle_asked_for_nothing_is_still_to_come(ledger: Ledger) -> None:
+    """It was put off, which only the process knew."""
+    for minutes, outcome in ((0, CycleOutcome.OK), (10, CycleOutcome.CACHED)):
+        at = NOW + timedelta(minutes=minutes)
+        await ledger.close_cycle(report(at=at, outcome=outcome), tick=at)
+
+    assert await ledger.last_ticks() == {"orders": NOW}
+
+
 async def test_failures_count_from_the_first_one_on(ledger: Ledger, tmp_path: Path) -> None:
     for minutes in (0, 20, 40):
         await ledger.close_cycle(report(at=NOW + timedelta(minutes=minutes), failed=("a",)), tick=NOW)

@@ -69,7 +69,7 @@ class Desk:
             self.refreshed.append(self.clock.now())
             return self.fleets.pop(0)() if self.fleets else instances
 
-        def sooner(instance: Instance, last: datetime) -> datetime | None:
+        def instead(instance: Instance, last: datetime) -> datetime | None:
             return last + self.sooner[instance.name] if instance.name in self.sooner else None
 
         return Scheduler(
@@ -78,7 +78,7 @@ class Desk:
             last_ticks=last_ticks or {},
             fleet=fleet,
             refresh=refresh,
-            sooner=sooner,
+            instead=instead,
             chores=self.chores,
             most_cycles=self.most_cycles,
             beat=lambda: self.beats.append(self.clock.now()),

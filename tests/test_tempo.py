@@ -396,7 +396,7 @@ async def test_when_the_clock_is_put_back_nobody_who_is_in_a_hurry_waits_for_the
         return (daemon.orders,)
 
     scheduler = Scheduler(
-        cycle=run, clock=clock, last_ticks={}, fleet=fleet, refresh=100 * HOUR, sooner=daemon.tempo.next
+        cycle=run, clock=clock, last_ticks={}, fleet=fleet, refresh=100 * HOUR, instead=daemon.tempo.next
     )
     serving = asyncio.create_task(scheduler.serve([daemon.orders]))
     await asyncio.sleep(60)
@@ -484,9 +484,8 @@ async def test_every_15_minutes_is_no_30(bed: Bed) -> None:
     bed.set("every: 20m", "every: 15m")
     reports = await serve(bed, *[CALM_PACE] * 8, window=20_000)
 
-    exports = [report for report in reports if report.outcome is CycleOutcome.OK]
-    waits = [then.started_at - now.started_at for now, then in pairwise(exports)]
-    assert (len(waits) > 2, {round(wait / MINUTE) for wait in waits}) == (True, {15})
+    waits = {round((then.started_at - now.started_at) / MINUTE) for now, then in pairwise(reports)}
+    assert ({report.outcome for report in reports}, waits) == ({CycleOutcome.OK}, {15})
 
 
 async def test_with_adapt_false_all_ticks_are_those_of_the_schedule(bed: Bed) -> None:
@@ -539,7 +538,7 @@ def test_after_a_cycle_that_came_too_early_the_next_comes_when_the_cloud_exports
 def test_a_tick_on_schedule_that_came_too_early_is_put_off_and_not_skipped(adapt: str) -> None:
     """An export is ready some seconds after its tick: every 15 minutes would be every 30."""
     daemon = Daemon(every="15m", adapt=adapt)
-    until = START + 16 * MINUTE
+    until = START + 14 * MINUTE
     daemon.tempo.heard(daemon.orders, cached(until, at=START), tick=START)
     put_off = daemon.next()
     daemon.hear(at=until + MARGIN)
@@ -550,7 +549,54 @@ def test_a_tick_on_schedule_that_came_too_early_is_put_off_and_not_skipped(adapt
 def test_a_tick_that_was_put_off_comes_once_though_its_cycle_is_cut_short() -> None:
     """By a bug, or a reload: nobody hears of its end, and the next one is on schedule."""
     daemon = Daemon(every="15m")
-    until = START + 16 * MINUTE
+    until = START + 14 * MINUTE
     daemon.tempo.heard(daemon.orders, cached(until, at=START), tick=START)
 
     assert daemon.next(until + MARGIN) is None
+
+
+@pytest.mark.parametrize(("every", "put_off"), [("15m", True), ("20m", False)])
+def test_a_tick_that_would_come_too_early_is_put_off_at_once(*, every: str, put_off: bool) -> None:
+    """Not by a cycle that asks for nothing and says so."""
+    daemon, until = Daemon(every=every), START + TOOK + FRESH_FOR
+    daemon.tempo.heard(daemon.orders, replace(cycle(), fresh_until=until), tick=START)
+
+    assert daemon.next() == (until + MARGIN - START if put_off else None)
+
+
+def test_no_tick_is_put_off_until_the_next_one() -> None:
+    """The last of the evening stays the last."""
+    daemon, tick = Daemon(), datetime(2026, 1, 2, 23, 45, tzinfo=UTC)
+    evenings = replace(daemon.orders, schedule=Cron(expression="*/15 22-23 * * *", timezone="UTC"))
+    ends = []
+    for at in (tick - 15 * MINUTE, tick):
+        report = replace(cycle(at=at), fresh_until=at + TOOK + FRESH_FOR)
+        daemon.tempo.heard(evenings, report, tick=at)
+        ends.append(daemon.tempo.next(evenings, at))
+
+    assert ends == [tick + TOOK + MARGIN, None]
+
+
+@pytest.mark.looptime
+async def test_when_the_clock_is_put_back_nobody_who_is_put_off_waits_for_the_old_time() -> None:
+    daemon, clock, begun = Daemon(every="15m"), LoopClock(), []
+
+    async def run(instance: Instance, tick: datetime) -> None:
+        begun.append(clock.now())
+        until = clock.now() + TOOK + FRESH_FOR
+        daemon.tempo.heard(instance, replace(cycle(at=clock.now()), fresh_until=until), tick=tick)
+
+    async def fleet() -> tuple[Instance, ...]:
+        return (daemon.orders,)
+
+    scheduler = Scheduler(
+        cycle=run, clock=clock, last_ticks={}, fleet=fleet, refresh=100 * HOUR, instead=daemon.tempo.next
+    )
+    serving = asyncio.create_task(scheduler.serve([daemon.orders]))
+    await asyncio.sleep(60)
+    clock.set_by = -240 * HOUR
+    await asyncio.sleep(2 * 3600)
+    serving.cancel()
+    await asyncio.wait([serving])
+
+    assert len([moment for moment in begun if moment < START]) >= 6

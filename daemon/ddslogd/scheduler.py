@@ -58,7 +58,7 @@ class Scheduler:
         last_ticks: Mapping[str, datetime],
         fleet: Callable[[], Awaitable[Iterable[Instance]]],
         refresh: timedelta,
-        sooner: Callable[[Instance, datetime], datetime | None],
+        instead: Callable[[Instance, datetime], datetime | None],
         chores: Iterable[Chore] = (),
         most_cycles: int = MOST_CYCLES,
         beat: Callable[[], None] = lambda: None,
@@ -72,7 +72,7 @@ class Scheduler:
             last_ticks: By instance name: the last tick that had its cycle, so that a restart repeats and skips none.
             fleet: Says which instances there are now.
             refresh: How often it is asked, the first time at once.
-            sooner: Says when an instance's next cycle is to begin in place of the schedule's next tick, after the tick
+            instead: Says when an instance's next cycle is to begin in place of the schedule's next tick, after the tick
                 of its last; None: at the schedule's.
             chores: What else is done.
             most_cycles: So many of a cloud at a time.
@@ -82,7 +82,7 @@ class Scheduler:
         self._cycle = cycle
         self._clock = clock
         self._last_ticks = dict(last_ticks)
-        self._sooner = sooner
+        self._instead = instead
         discovery = Chore(name="discovery", every=refresh, run=self._follow)
         self._chores = {chore.name: chore for chore in (discovery, *chores)}
         self._at_chores: dict[str, asyncio.Task[None]] = {}  # by name
@@ -250,9 +250,9 @@ class Scheduler:
         """Give the next tick, or the time where that is over."""
         now, last = self._clock.now(), self._last_ticks.get(instance.name)
         tick = due(instance.schedule, last=last, now=now, key=instance.id)
-        sooner = self._sooner(instance, last) if last is not None and last <= now else None
-        if sooner is not None:
-            tick = max(now, sooner)
+        moved = self._instead(instance, last) if last is not None and last <= now else None
+        if moved is not None:
+            tick = max(now, moved)
         if last is not None and tick < last:
             self._last_ticks[instance.name] = now  # the wall clock went far back: the grid is followed by the new time
         return tick

@@ -123,7 +123,7 @@ class Service:
             last_ticks=self._last_ticks,
             fleet=self._refreshed,
             refresh=self._settings.schedule.refresh,
-            sooner=self._tempo.next,
+            instead=self._tempo.next,
             chores=[
                 Chore(name="retention", every=HOUR, run=self._prune),
                 Chore(name="stream", every=HOUR, run=self._catch_up),

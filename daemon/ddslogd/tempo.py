@@ -62,7 +62,7 @@ def wanted_interval(advance: Advance) -> timedelta | None:
 
 
 class Tempo:
-    """Brings ticks forward for instances that write more than half an export between two of them."""
+    """Moves ticks: forward for instances that write more than half an export between two, back to the next export."""
 
     def __init__(self, *, settings: Settings, fleet: Callable[[], Iterable[Instance]]) -> None:
         """Prepare.
@@ -74,7 +74,7 @@ class Tempo:
         self._settings = settings
         self._fleet = fleet
         self._paces: dict[str, _Pace] = {}  # by instance; of those alone that need it
-        self._put_off: dict[str, datetime] = {}  # by instance whose last cycle came too early: when it would not
+        self._put_off: dict[str, datetime] = {}  # by instance whose next tick on schedule comes too early: until when
 
     def take_over(self, settings: Settings) -> None:
         """Go by other settings from the next cycle on."""
@@ -83,7 +83,8 @@ class Tempo:
     def next(self, instance: Instance, last: datetime) -> datetime | None:
         """Give when the next cycle is to begin, after the tick of the last one; None: on schedule."""
         put_off = self._put_off.get(instance.name, last)
-        if put_off > last:  # else that cycle was cut short, and told nothing
+        # It may be over, where a cycle was cut short and told nothing; or be of a clock that was set back since.
+        if last < put_off <= last + 2 * self._settings.export.fresh_for:
             return put_off
         pace = self._paces.get(instance.name)
         if pace is None or pace.interval is None:
@@ -97,11 +98,9 @@ class Tempo:
 
     def heard(self, instance: Instance, report: CycleReport, *, tick: datetime) -> None:
         """Learn from a cycle how fast the instance writes; one that asked for nothing tells when to come again."""
+        self._await_export(instance, report, tick)
         if report.outcome is CycleOutcome.CACHED:
-            if report.fresh_until is not None:
-                self._put_off[instance.name] = report.fresh_until + MARGIN
             return
-        self._put_off.pop(instance.name, None)
         pace = self._paces.setdefault(instance.name, _Pace({}, None, report.finished_at, timedelta()))
         pace.usual = _usual(instance, tick)
         pace.ready_at = report.fresh_until or _made_at(report) + self._settings.export.fresh_for
@@ -116,6 +115,15 @@ class Tempo:
         del self._paces[instance.name]
         if not was_calm:
             log.info("window.calm", instance=instance.name)
+
+    def _await_export(self, instance: Instance, report: CycleReport, tick: datetime) -> None:
+        """Put the next tick off where the cloud would only serve this export once more; of several logs, the last."""
+        self._put_off.pop(instance.name, None)
+        if report.fresh_until is None:
+            return
+        until, asked = report.fresh_until + MARGIN, report.outcome is not CycleOutcome.CACHED
+        if not (asked and next_tick(instance.schedule, after=tick, key=instance.id) >= until):
+            self._put_off[instance.name] = until
 
     def _learn(self, instance: Instance, pace: _Pace, advance: Advance) -> None:
         source, wanted = (advance.file.log, advance.file.node), wanted_interval(advance)

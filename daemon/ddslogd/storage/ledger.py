@@ -43,6 +43,13 @@ DROP_OLD = (  # by both times: what is as old by its name is not adopted again, 
     " (SELECT max(updated_ms) FROM snapshots AS newer WHERE newer.series = snapshots.series AND newer.published)"
 )
 
+# Not the latest tick: the clock may have been wrong, and is right again. Of a million cycles only the newest are read.
+LAST_TICKS = (
+    "SELECT instance, CASE WHEN outcome != 'cached' THEN tick_ms ELSE (SELECT tick_ms FROM cycles AS asked"
+    " WHERE asked.instance = cycles.instance AND asked.outcome != 'cached' ORDER BY id DESC LIMIT 1) END"
+    " FROM cycles WHERE id IN (SELECT max(id) FROM cycles GROUP BY instance)"
+)
+
 # Of each entry whether its file is there; null where it has none of its own, or is a promise that a cycle is keeping.
 OF_DIRECTORY = (
     "SELECT key, CASE WHEN published AND path = key THEN present END FROM snapshots WHERE series >= ? AND series < ?"
@@ -245,13 +252,10 @@ class Ledger:
         return await self.run(write)
 
     async def last_ticks(self) -> dict[str, datetime]:
-        """Give each instance's last tick that had its cycle."""
+        """Give each instance's last tick that had its cycle; one that asked for nothing was none: it was put off."""
 
         def ask(db: sqlite3.Connection) -> dict[str, datetime]:
-            # Not the latest tick: the clock may have been wrong, and is right again.
-            newest = "SELECT max(id) FROM cycles GROUP BY instance"
-            rows = db.execute(f"SELECT instance, tick_ms FROM cycles WHERE id IN ({newest})")  # noqa: S608  # a constant
-            return {instance: moment_of(tick_ms) for instance, tick_ms in rows}
+            return {instance: moment_of(tick_ms) for instance, tick_ms in db.execute(LAST_TICKS) if tick_ms is not None}
 
         return await self.run(ask)
 
