@@ -153,7 +153,7 @@ async def collecting(directory: Path) -> AsyncIterator[Demo]:
             opened(settings, clock=SystemClock(), progress=Silent(), redact=redactor.add)
         )
         address = await stack.enter_async_context(
-            listening(settings.web, service.observer(), clean=redactor.clean, page=pages)
+            listening(settings.web, service.observer, clean=redactor.clean, page=pages)
         )
         assert address is not None
         serving = asyncio.create_task(service.serve())

@@ -221,7 +221,7 @@ async def test_the_status_is_the_running_daemons_where_it_answers(bed: Bed) -> N
     bed.changes.append(("instances:", f"{ANY_PORT}instances:"))
     async with bed.open() as service:
         first = told(await members(bed), "status.json")
-        async with listening(bed.settings.web, service.observer(), clean=Redactor().clean, page=None) as address:
+        async with listening(bed.settings.web, service.observer, clean=Redactor().clean, page=None) as address:
             assert address is not None
             bed.set(ANY_PORT, ANY_PORT.replace(":0'", f":{address[1]}'"))
             second = told(await members(bed), "status.json")

@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -200,6 +201,17 @@ async def test_the_daemon_says_how_it_goes_and_that_its_loop_turns(daemon: Daemo
     await daemon.hears("WATCHDOG=1", after=begun)
 
     assert status.removeprefix("STATUS=1/1 instances fresh, next at ")[2] == ":"
+
+
+async def test_where_the_ledger_cannot_be_read_that_is_said(daemon: Daemon, tmp_path: Path) -> None:
+    await daemon.hears("STATUS=1/1")
+    with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite3")) as db:
+        db.execute("PRAGMA user_version = 1")
+    daemon.process.send_signal(signal.SIGHUP)  # which is news
+    said = await daemon.hears("STATUS=how it goes cannot be told")
+    events = await daemon.stop()
+
+    assert ("an older ddslogd wrote this ledger" in said, "status.bug" in events) == (True, False)
 
 
 async def test_a_reload_is_told_from_its_beginning_to_its_end(daemon: Daemon) -> None:

@@ -25,6 +25,7 @@ from ddslogd.errors import NotListening
 from ddslogd.models import CycleOutcome, CycleReport
 from ddslogd.operate import asking
 from ddslogd.operate.log import Redactor
+from ddslogd.operate.observer import Observer
 from ddslogd.operate.web import HEADERS, application, listening
 from ddslogd.sandbox.faults import ApiError
 from test_cli import ddslogd
@@ -86,7 +87,10 @@ async def served(bed: Bed, *, page: Page | None = None, hosts: tuple[str, ...] =
     async with (
         bed.open() as service,
         listening(
-            Web(listen="127.0.0.1:0", hosts=hosts), service.observer(kept_s=0), clean=redactor.clean, page=page
+            Web(listen="127.0.0.1:0", hosts=hosts),
+            Observer(service.daemon(), clock=bed.clock, kept_s=0),
+            clean=redactor.clean,
+            page=page,
         ) as address,
     ):
         assert address is not None
@@ -478,7 +482,7 @@ def taken() -> Iterator[int]:
 async def test_a_port_that_is_taken_is_said_with_whose_turn_it_is(bed: Bed, taken: int) -> None:
     async with bed.open() as service:
         with pytest.raises(NotListening) as told:
-            async with listening(Web(listen=f"127.0.0.1:{taken}"), service.observer(), clean=str):
+            async with listening(Web(listen=f"127.0.0.1:{taken}"), service.observer, clean=str):
                 pass
 
     said = f"web.listen 127.0.0.1:{taken} cannot be had (Address already in use): end what listens there, or set"
@@ -497,7 +501,7 @@ async def test_a_start_without_its_port_ends_with_status_1_and_no_traceback(bed:
 async def test_nothing_listens_where_it_is_switched_off(bed: Bed) -> None:
     async with (
         bed.open() as service,
-        listening(Web(enabled=False), service.observer(), clean=str) as address,
+        listening(Web(enabled=False), service.observer, clean=str) as address,
     ):
         assert address is None
 

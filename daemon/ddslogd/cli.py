@@ -105,7 +105,7 @@ def run(path: Path, log_level: str, log_format: str) -> None:
     async def serve() -> None:
         async with (
             opened(loaded.settings, clock=SystemClock(), progress=Silent(), redact=redactor.add) as service,
-            listening(loaded.settings.web, service.observer(), clean=redactor.clean, page=page),
+            listening(loaded.settings.web, service.observer, clean=redactor.clean, page=page),
         ):
             reloads = Reloads(path, take_over=service.reload, notifier=notifier)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)

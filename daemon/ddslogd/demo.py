@@ -90,7 +90,7 @@ async def run_demo(
             watch = _Count(shown, {instance.name for instance in settings.fleet()})
             async with (
                 opened(settings, clock=SystemClock(), progress=watch, redact=redact) as service,
-                listening(settings.web, service.observer(), clean=clean, page=page) as address,
+                listening(settings.web, service.observer, clean=clean, page=page) as address,
             ):
                 if address is not None:
                     console.print(f"Look at it while it runs: http://{address[0]}:{address[1]}/", soft_wrap=True)

@@ -70,13 +70,18 @@ log = structlog.get_logger()
 HOUR = timedelta(hours=1)
 REBUILT = "nothing: it is rebuilt from what is on disk"
 NEWS_TOGETHER_S = 1.0
-STATUS_AT_LEAST_EVERY_S = 30.0
+STATUS_WITHOUT_NEWS_S = 30.0
 STATUS_MOST = 0.01  # of the time goes into looking how it goes: with thousands of instances it takes a while
+STATUS_PAUSE_S = 300.0  # but no longer
 LOGINS_PER_MINUTE = 60  # one account needs one login a day
 
 
 class Service:
-    """All parts, built and open; ``opened`` makes one."""
+    """All parts, built and open; ``opened`` makes one.
+
+    Attributes:
+        observer: Looks at it; one for all, so that what is read for one will do for the others.
+    """
 
     def __init__(  # noqa: PLR0913  # the parts that it runs, each by its name
         self,
@@ -104,8 +109,8 @@ class Service:
         self._clock = clock
         self._last_ticks = last_ticks
         self._tempo = Tempo(settings=settings, fleet=discovery.fleet)
-        self._observer: Observer | None = None
         self._news = asyncio.Event()
+        self.observer = Observer(self.daemon(), clock=clock)
 
     async def serve(self, *, notifier: Notifier | None = None, chores: Iterable[Chore] = ()) -> None:
         """Run every instance's cycles at their ticks, until cancelled.
@@ -176,27 +181,26 @@ class Service:
         self._tempo.take_over(settings)
 
     async def _tell(self, notifier: Notifier) -> None:
-        """Tell how it goes: a second after there is news, or half a minute after the last time."""
+        """Tell how it goes, a second after there is news; without any too, since logs grow old by themselves.
+
+        What takes long to look at is looked at seldom.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(STATUS_AT_LEAST_EVERY_S):
+            async with asyncio.timeout(STATUS_WITHOUT_NEWS_S):
                 await self._news.wait()
         await self._clock.sleep(max(NEWS_TOGETHER_S, KEPT_S))  # what was read before the news will not do then
         self._news.clear()
         began = self._clock.monotonic()
         try:
-            notifier.status(status.one_line(await self.observer().status()))
-        except StorageError as exc:
-            notifier.status(f"how it goes cannot be told: {exc}")
+            line = status.one_line(await self.observer.status())
+        except (StorageError, ConfigError) as exc:
+            line = f"how it goes cannot be told: {exc}"
+        notifier.status(line)
         looked_s = self._clock.monotonic() - began
-        await self._clock.sleep(min(looked_s / STATUS_MOST, STATUS_AT_LEAST_EVERY_S))
+        await self._clock.sleep(min(looked_s / STATUS_MOST, STATUS_PAUSE_S))
 
-    def observer(self, *, kept_s: float = KEPT_S) -> Observer:
-        """Give who looks at this service: one for all, and what one has read will do for the others."""
-        if self._observer is None:
-            self._observer = Observer(self._daemon(), clock=self._clock, kept_s=kept_s)
-        return self._observer
-
-    def _daemon(self) -> Daemon:
+    def daemon(self) -> Daemon:
+        """Give what an observer asks of this service."""
         return Daemon(
             settings=lambda: self._settings,
             fleet=self._discovery.fleet,

@@ -85,7 +85,7 @@ def _to_be_made(setting: str, path: Path, who: Who) -> Finding:
 
 def _room(storage: Storage, now: datetime) -> Iterator[Finding]:
     try:
-        room = premises.room(storage.directory)
+        room = premises.room_for(storage.directory)
     except StorageError as exc:
         yield fail(AREA, str(exc), "see the disk")
         return

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 LONGEST_STATUS = 250  # characters; `systemctl status` has one line for it
-AGAIN_AFTER_S = 55.0  # what is still true is said again, so that each minute has it
+AGAIN_AFTER_S = 55.0  # what is still true is said again no sooner
 _MICROSECOND = timedelta(microseconds=1)
 
 

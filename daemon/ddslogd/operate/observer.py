@@ -80,6 +80,7 @@ class Observer:
             all_nodes: With the nodes of all.
 
         Raises:
+            ConfigError: Another version of ddslogd wrote the ledger.
             StorageError: The ledger cannot be read, or the disk does not say how full it is.
         """
         settings = self._daemon.settings()

@@ -78,7 +78,7 @@ def member_of(gid: int) -> Who:
     return Who(name=f"group {group_name(gid)}", uid=None, gids=frozenset({gid}))
 
 
-def room(path: Path) -> Room:
+def room_for(path: Path) -> Room:
     """Look how much room there is, where a directory is or will be.
 
     Raises:
