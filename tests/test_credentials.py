@@ -144,7 +144,16 @@ async def test_a_refused_login_is_said_once(bed: Bed, by_password: Path, clock: 
                 clock.forward(minutes=1)
                 await bed.collect()
 
-    assert sum(event["event"] == "credentials.refused" for event in events) == 1
+    assert [event["cloud"] for event in events if event["event"] == "credentials.refused"] == ["sandbox"]
+
+
+@pytest.mark.usefixtures("sandbox", "by_password")
+async def test_a_login_is_told_with_its_cloud(bed: Bed) -> None:
+    with structlog.testing.capture_logs() as events:
+        async with bed.open():
+            await bed.collect()
+
+    assert [event["cloud"] for event in events if event["event"] == "login.done"] == ["sandbox"]
 
 
 @pytest.mark.usefixtures("by_password")

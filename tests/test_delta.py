@@ -524,9 +524,11 @@ async def test_a_last_file_that_is_not_there_as_it_was_is_no_loss(
     spoil(bed.files()[0])
     held.write(NODE, NEW)
 
-    await bed.collect()
+    with structlog.testing.capture_logs() as events:
+        await bed.collect()
 
     assert (bed.contents()[-1], asked(held)) == (LOG + NEW, [FIRST, None])
+    assert [event["instance"] for event in events if event["event"] == "delta.failed"] == ["solo"]
 
 
 async def test_an_unchanged_file_that_is_removed_meanwhile_is_fetched_whole(held: Sandbox, bed: Bed) -> None:
@@ -553,8 +555,10 @@ async def test_a_rest_that_is_cut_is_resumed(held: Sandbox, bed: Bed) -> None:
     held.faults.after_object = [lambda: None]
     held.write(NODE, NEW)
 
-    await bed.collect()
+    with structlog.testing.capture_logs() as events:
+        await bed.collect()
 
+    assert [event["instance"] for event in events if event["event"] == "transfer.broken"] == ["solo"]
     assert bed.contents() == [LOG, LOG + NEW]
     assert asked(held)[-1] == f"bytes={len(LOG) + 10_000}-"
     assert fetched(held) == HEAD + len(NEW)
