@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -16,6 +16,7 @@ from ddslogd.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from concurrent.futures import Executor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,6 +49,11 @@ async def to_its_end(step: asyncio.Future[T]) -> T:
         if not step.cancelled():
             step.exception()  # nobody is left to hear it
         raise
+
+
+async def in_thread(threads: Executor, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Take a blocking step in one of these threads, to its end; whoever is cancelled hears of no result."""
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(threads, partial(step, *args, **kwargs)))
 
 
 def unbroken(steps: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

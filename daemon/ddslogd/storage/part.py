@@ -13,14 +13,13 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ddslogd.errors import Changed
 from ddslogd.models import Identity
 from ddslogd.storage import layout, window
 from ddslogd.storage.directories import Directories
-from ddslogd.storage.filesystem import FILE_MODE, disk, no_follow, to_its_end
+from ddslogd.storage.filesystem import FILE_MODE, disk, in_thread, no_follow
 from ddslogd.storage.publisher import Publisher, Whole
 from ddslogd.storage.room import room_at
 
@@ -114,9 +113,8 @@ class Desk:
             self._has_room.clear()
 
     async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Take a blocking step in one of the writers' threads, to its end; whoever is cancelled hears of no result."""
-        loop = asyncio.get_running_loop()
-        return await to_its_end(loop.run_in_executor(self._writers, partial(step, *args, **kwargs)))
+        """Take a blocking step in one of the writers' threads, as ``in_thread``."""
+        return await in_thread(self._writers, step, *args, **kwargs)
 
 
 class Part:

@@ -12,7 +12,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
@@ -23,7 +22,7 @@ from ddslogd.pacing import EPOCH
 from ddslogd.storage import layout, livefile, window
 from ddslogd.storage.adoption import adoption
 from ddslogd.storage.blame import cause_of_gap
-from ddslogd.storage.filesystem import disk, exists, sync_directory, to_its_end, unbroken
+from ddslogd.storage.filesystem import disk, exists, in_thread, sync_directory, unbroken
 from ddslogd.storage.logtime import first_time, last_time, line_time
 from ddslogd.storage.overlap import READ, Continuation, How, Slice, continuation, end_of_lines
 from ddslogd.storage.streambook import Backlog, Intent, Piece, StreamBook, StreamPart, StreamState
@@ -124,9 +123,8 @@ class Streams:
         self._threads.shutdown()
 
     async def _run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Take a blocking step in a thread, to its end: what it holds counts as held until then."""
-        loop = asyncio.get_running_loop()
-        return await to_its_end(loop.run_in_executor(self._threads, partial(step, *args, **kwargs)))
+        """Take a blocking step, to its end: what it holds counts as held until then."""
+        return await in_thread(self._threads, step, *args, **kwargs)
 
     def take_over(self, rotate: Rotate) -> None:
         """Rotate by other limits from now on."""
