@@ -132,12 +132,6 @@ class Scheduler:
             self._at_chores[name].cancel()
             self._at_chores[name] = self._group.create_task(self._repeat(chore), name=name)
 
-    def next_tick(self) -> tuple[str, datetime] | None:
-        """Give whose cycle begins next, and when; None where nobody waits for a tick."""
-        waiting = ((at, one.name) for at, _, one in self._agenda if self._fleet.get(one.name) == one)
-        first = min(waiting, default=None)
-        return (first[1], first[0]) if first else None
-
     def next_ticks(self) -> dict[str, datetime]:
         """Give when each instance is looked at next, by its name; not of those whose cycle is running."""
         ticks: dict[str, datetime] = {}

@@ -69,7 +69,6 @@ log = structlog.get_logger()
 
 HOUR = timedelta(hours=1)
 REBUILT = "nothing: it is rebuilt from what is on disk"
-NEWS_TOGETHER_S = 1.0
 STATUS_WITHOUT_NEWS_S = 30.0
 STATUS_MOST = 0.01  # of the time goes into looking how it goes: with thousands of instances it takes a while
 STATUS_PAUSE_S = 300.0  # but no longer
@@ -188,7 +187,7 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(STATUS_WITHOUT_NEWS_S):
                 await self._news.wait()
-        await self._clock.sleep(max(NEWS_TOGETHER_S, KEPT_S))  # what was read before the news will not do then
+        await self._clock.sleep(KEPT_S)  # what was read before the news will not do then
         self._news.clear()
         began = self._clock.monotonic()
         try:
