@@ -23,6 +23,7 @@ from ddslogd.errors import StorageError
 from ddslogd.models import Advance, CycleOutcome, Every, Gap, GapCause, LogFile, LogKind, Snapshot
 from ddslogd.sandbox import ApiError, replica_set
 from ddslogd.storage import layout
+from ddslogd.storage import stream as stream_module
 from ddslogd.storage.ledger import Ledger
 from ddslogd.storage.stream import COMPARED, Origin, Streams
 
@@ -1031,19 +1032,20 @@ async def test_an_instance_is_back_with_an_export_that_holds_no_whole_line(shelf
     assert (gone, shelf.gaps()) == ([GapCause.INSTANCE_GONE], ())
 
 
+@pytest.mark.parametrize(("owner", "step"), [(Streams, "_look"), (stream_module, "adoption")], ids=["taken", "adopted"])
 async def test_a_comparison_whose_caller_is_cancelled_has_its_turn_until_its_end(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, owner: object, step: str
 ) -> None:
     """Of a log that repeats itself it holds much in memory. Whoever waits for a turn need not wait when cancelled."""
     go, running = threading.Event(), threading.Semaphore(0)
-    look = Streams._look  # the step that is held up
+    look = getattr(owner, step)
 
     def held_up(*arguments: Any) -> Any:
         running.release()
         go.wait()
         return look(*arguments)
 
-    monkeypatch.setattr(Streams, "_look", held_up)
+    monkeypatch.setattr(owner, step, held_up)
     nodes = [f"node-{number}" for number in range(COMPARED + 1)]
     for node in nodes:
         await shelf.give(lines(0, 5), shelf.file(node))
@@ -1052,7 +1054,7 @@ async def test_a_comparison_whose_caller_is_cancelled_has_its_turn_until_its_end
         await asyncio.to_thread(running.acquire)
     first.cancel()
     last.cancel()
-    await asyncio.wait([last])
+    await asyncio.wait([last], timeout=5)
     was_waiting = first.done()
     go.set()
     await asyncio.wait(tasks)

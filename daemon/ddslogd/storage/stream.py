@@ -182,10 +182,13 @@ class Streams:
         """Give what a stream has to take, once what was begun is carried out, and what is on disk is known."""
         backlog = await self.book.backlog(series)
         if backlog.state is not None and backlog.state.intent is not None:
-            await self._resume(backlog.state, backlog.state.intent)
+            async with self._under_way:
+                await self._resume(backlog.state, backlog.state.intent)
             backlog = await self.book.backlog(series)
-        if backlog.state is None and backlog.waiting and await self._adopt(series, backlog.waiting):
-            backlog = await self.book.backlog(series)
+        if backlog.state is None and backlog.waiting:
+            async with self._turns:
+                adopted = await self._adopt(series, backlog.waiting)
+            backlog = await self.book.backlog(series) if adopted else backlog
         return backlog
 
     @unbroken
