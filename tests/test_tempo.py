@@ -1,4 +1,4 @@
-"""Ticks that come sooner for nodes that write more than half an export between two of them."""
+"""Ticks that are moved: sooner for nodes that write much, and later where the cloud would export nothing new."""
 
 from __future__ import annotations
 
@@ -574,6 +574,25 @@ def test_a_tick_that_would_come_too_early_is_put_off_at_once(*, every: str, put_
     daemon.tempo.heard(daemon.orders, replace(cycle(), fresh_until=until), tick=START)
 
     assert daemon.next() == (until + MARGIN - START if put_off else None)
+
+
+def test_nothing_is_put_off_after_a_failure() -> None:
+    """With two kinds of log one may be fresh, and the other is asked for."""
+    daemon, until = Daemon(every="15m"), START + TOOK + FRESH_FOR
+    report = replace(cycle(), outcome=CycleOutcome.PARTIAL, fresh_until=until)
+    daemon.tempo.heard(daemon.orders, report, tick=START)
+
+    assert daemon.next() is None
+
+
+def test_the_interval_of_a_node_in_a_hurry_is_not_cut_short_by_a_tick_that_comes_too_early() -> None:
+    """A tick may lie close behind a cycle that came sooner."""
+    daemon = Daemon(every="1h")
+    early = next_tick(daemon.orders.schedule, after=START, key=daemon.orders.id) - 5 * MINUTE
+    report = replace(cycle(advance(1.2, took=HOUR), at=early), fresh_until=early + TOOK + FRESH_FOR)
+    daemon.tempo.heard(daemon.orders, report, tick=early)
+
+    assert daemon.next(early) == 25 * MINUTE
 
 
 def test_no_tick_is_put_off_until_the_next_one() -> None:

@@ -117,12 +117,16 @@ class Tempo:
             log.info("window.calm", instance=instance.name)
 
     def _await_export(self, instance: Instance, report: CycleReport, tick: datetime) -> None:
-        """Put the next tick off where the cloud would only serve this export once more; of several logs, the last."""
+        """Put the next tick off where the cloud would only serve this export once more; of several logs, the last.
+
+        After a failure nothing is put off: what failed is asked for.
+        """
         self._put_off.pop(instance.name, None)
-        if report.fresh_until is None:
+        cached = report.outcome is CycleOutcome.CACHED
+        if report.fresh_until is None or not (cached or report.outcome.good):
             return
-        until, asked = report.fresh_until + MARGIN, report.outcome is not CycleOutcome.CACHED
-        if not (asked and next_tick(instance.schedule, after=tick, key=instance.id) >= until):
+        until = report.fresh_until + MARGIN
+        if cached or next_tick(instance.schedule, after=tick, key=instance.id) < until:
             self._put_off[instance.name] = until
 
     def _learn(self, instance: Instance, pace: _Pace, advance: Advance) -> None:
@@ -145,6 +149,10 @@ class Tempo:
         affordable = MINUTE * calls / (calls * (MINUTE / usual) + spare)
         interval = max(shortest, affordable)
         pace.interval = interval if interval < usual else None
+        if pace.interval is not None:
+            self._put_off.pop(
+                instance.name, None
+            )  # its ticks are not the schedule's, and no sooner than the next export
         todo = "nothing" if pace.interval or shortest >= usual else NO_BUDGET
         if (todo, pace.interval is None) != pace.told:
             pace.told = (todo, pace.interval is None)

@@ -252,7 +252,7 @@ class Ledger:
         return await self.run(write)
 
     async def last_ticks(self) -> dict[str, datetime]:
-        """Give each instance's last tick that had its cycle; one that asked for nothing was none: it was put off."""
+        """Give each instance's last tick that had its cycle; a cached one was none: it was put off."""
 
         def ask(db: sqlite3.Connection) -> dict[str, datetime]:
             return {instance: moment_of(tick_ms) for instance, tick_ms in db.execute(LAST_TICKS) if tick_ms is not None}
