@@ -149,10 +149,8 @@ class Tempo:
         affordable = MINUTE * calls / (calls * (MINUTE / usual) + spare)
         interval = max(shortest, affordable)
         pace.interval = interval if interval < usual else None
-        if pace.interval is not None:
-            self._put_off.pop(
-                instance.name, None
-            )  # its ticks are not the schedule's, and no sooner than the next export
+        if pace.interval is not None:  # then its ticks are not the schedule's, and no sooner than the next export
+            self._put_off.pop(instance.name, None)
         todo = "nothing" if pace.interval or shortest >= usual else NO_BUDGET
         if (todo, pace.interval is None) != pace.told:
             pace.told = (todo, pace.interval is None)
