@@ -38,7 +38,7 @@ class _Pace:
     Attributes:
         wanted: By source: the time between two exports in which it writes half of one; only where that is too short.
         interval: Between ticks, in place of the schedule's; None where the schedule will do.
-        ready_at: When the cloud exports anew.
+        ready_at: When the cloud exports anew for certain.
         usual: Between two ticks of the schedule.
         told: What was said of the interval last.
     """
@@ -103,7 +103,7 @@ class Tempo:
             return
         pace = self._paces.setdefault(instance.name, _Pace({}, None, report.finished_at, timedelta()))
         pace.usual = _usual(instance, tick)
-        pace.ready_at = report.fresh_until or _made_at(report) + self._settings.export.fresh_for
+        pace.ready_at = MARGIN + (report.fresh_until or _made_at(report) + self._settings.export.fresh_for)
         was_calm = not pace.wanted
         for file in _standing_still(report):
             pace.wanted.pop((file.log, file.node), None)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from ddslogd.storage.streambook import Past
 
 _GONE = "Gone"
-# A cycle may be late by an interval: it waits for the account's budget, and its export takes its time.
-LEAST_LATE = timedelta(minutes=15)
+# A cycle may be late by an interval: it waits for the account's budget, and its export takes its time. And its tick may
+# have been put off until the cloud exports anew, 15 minutes after the last export.
+LEAST_LATE = timedelta(minutes=20)
 MOST_LATE = timedelta(hours=1)
 
 
