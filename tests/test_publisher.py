@@ -175,14 +175,14 @@ async def test_every_file_is_synced_before_its_name_and_every_directory_after(
 async def test_a_bug_is_told_to_one_file_alone_and_leaves_neither_descriptor_nor_part(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.ftruncate
+    real = os.write
 
-    def broken(fd: int, size: int) -> None:
-        if size == len(b"bad\n"):
+    def broken(fd: int, data: memoryview) -> int:
+        if data.tobytes() == b"bad\n":
             raise MemoryError
-        real(fd, size)
+        return real(fd, data)
 
-    monkeypatch.setattr(os, "ftruncate", broken)
+    monkeypatch.setattr(os, "write", broken)
     before = len(list(Path("/proc/self/fd").iterdir()))
     ended = await publish_all(publisher, whole(tmp_path, "a"), whole(tmp_path, "b", b"bad\n"), whole(tmp_path, "c"))
 

@@ -20,8 +20,8 @@ class Directories:
         self._unsynced: set[Path] = set()
         self._vouched: set[str] = set()  # directories whose way from the root this process has synced, or is to
 
-    def make(self, root: Path, path: Path) -> None:
-        """Make those that are missing below the root; blocks.
+    def make(self, root: Path, path: Path, *, seen: set[str]) -> None:
+        """Make those that are missing below the root, but for those seen a moment ago; blocks.
 
         Who finds a directory that another thread has just made finds the sync that its entry needs here, too. Whether
         an earlier process came to sync what it made is not known: it is synced with the first file that needs it.
@@ -32,7 +32,7 @@ class Directories:
         """
         above = path.parent
         with self._lock:
-            self._unsynced |= make_directories(root, path)
+            self._unsynced |= make_directories(root, path, seen=seen)
             if str(above) not in self._vouched:
                 self._vouched.add(str(above))
                 self._unsynced.update(one for one in (above, *above.parents) if one.is_relative_to(root))

@@ -81,8 +81,27 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
-def make_directories(root: Path, path: Path) -> set[Path]:
+def new_file(path: Path) -> int:
+    """Make a file, in place of what may have been left under its name; give its descriptor, to read and to write.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    try:
+        return no_follow(str(path), flags)
+    except FileExistsError:
+        path.unlink()
+        return no_follow(str(path), flags)
+
+
+def make_directories(root: Path, path: Path, *, seen: set[str]) -> set[Path]:
     """Make the directories below the root, whatever the umask; give those whose entries are new, to be synced.
+
+    Args:
+        root: It exists.
+        path: The last of them.
+        seen: Directories that were there a moment ago, and are not looked at again; those below the root are added.
 
     Raises:
         OSError: The disk refuses.
@@ -92,13 +111,25 @@ def make_directories(root: Path, path: Path) -> set[Path]:
     directory = str(root)
     for name in path.parts[len(root.parts) :]:  # text, not paths: this is done for each file
         parent, directory = directory, f"{directory}/{name}"
-        with suppress(FileExistsError):
-            os.mkdir(directory)  # noqa: PTH102  # as above
-            os.chmod(directory, DIRECTORY_MODE)  # noqa: PTH101  # as above
+        if directory not in seen and _make_directory(directory):
             new.add(Path(parent))
-        if not stat.S_ISDIR(os.lstat(directory).st_mode):
-            raise StorageError(f"this is no directory, so nothing is written through it: {directory}")
+        seen.add(directory)
     return new
+
+
+def _make_directory(path: str) -> bool:
+    """Make a directory where there is none; tell whether there was none."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another thread was quicker
+            os.mkdir(path)  # noqa: PTH102  # text
+            os.chmod(path, DIRECTORY_MODE)  # noqa: PTH101  # text
+            return True
+        found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise StorageError(f"this is no directory, so nothing is written through it: {path}")
+    return False
 
 
 def sync_directory(path: Path) -> None:

@@ -57,7 +57,7 @@ def append(directory: Path, stream: PurePosixPath, intent: Intent, *, now: datet
     """
     live, base, aside = directory / stream, intent.base, None
     with _text(directory, intent) as text, disk(live):
-        for parent in make_directories(directory, live.parent):
+        for parent in make_directories(directory, live.parent, seen=set()):
             sync_directory(parent)
         if intent.rotate_to and inode(live) == intent.rotated_inode:  # else that was done before
             _rename(live, directory / intent.rotate_to)

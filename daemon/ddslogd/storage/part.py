@@ -19,7 +19,7 @@ from ddslogd.errors import Changed
 from ddslogd.models import Identity
 from ddslogd.storage import layout, window
 from ddslogd.storage.directories import Directories
-from ddslogd.storage.filesystem import FILE_MODE, disk, in_thread, no_follow
+from ddslogd.storage.filesystem import FILE_MODE, disk, in_thread, new_file, no_follow
 from ddslogd.storage.publisher import Publisher, Whole
 from ddslogd.storage.room import room_at
 
@@ -313,7 +313,7 @@ class Part:
             self._release()
 
     def _make(self, path: Path) -> None:
-        self._desk.directories.make(self._root, path.parent)  # each time: somebody may have tidied up
+        self._desk.directories.make(self._root, path.parent, seen=set())  # each time: somebody may have tidied up
         self._fd = _made(path, self.identity.total or 0)
         self._path = path
 
@@ -348,8 +348,7 @@ class Part:
 
 def _made(path: Path, size: int) -> int:
     """Make the file of a part, with blocks for all of it; give its descriptor."""
-    path.unlink(missing_ok=True)
-    fd = no_follow(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    fd = new_file(path)
     try:
         os.fchmod(fd, FILE_MODE)
         _preallocate(fd, size)

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, TypeVar
 from ddslogd.errors import StorageError
 from ddslogd.grouped import Grouped
 from ddslogd.storage import window
-from ddslogd.storage.filesystem import FILE_MODE, disk, no_follow, sync_directory, to_its_end
+from ddslogd.storage.filesystem import FILE_MODE, disk, new_file, sync_directory, to_its_end
 from ddslogd.storage.logtime import first_time, last_time
+from ddslogd.storage.overlap import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ddslogd.storage.directories import Directories
+    from ddslogd.storage.overlap import Window
 
 T = TypeVar("T")
 
@@ -89,8 +91,11 @@ class Publisher:
 
     def _run(self, group: Sequence[Whole]) -> list[LogTimes | Exception]:
         """Publish a group step by step; whom one step fails, the others leave out."""
-        jobs = [_Job(whole, self._directories) for whole in group]
-        self._at_once(_Job.write_and_sync, jobs)
+        seen = set[str]()  # directories: looked at once a group, for somebody may tidy up between two
+        jobs = [_Job(whole, self._directories, seen) for whole in group]
+        for job in jobs:
+            job.step(job.write)
+        self._at_once(lambda job: job.step(job.sync), jobs)
         for job in jobs:
             job.step(job.rename)
         self._at_once(partial(self._sync_for, jobs), self._directories.take())
@@ -122,9 +127,10 @@ class Publisher:
 class _Job:
     """A file on its way to its name; blocks."""
 
-    def __init__(self, whole: Whole, directories: Directories) -> None:
+    def __init__(self, whole: Whole, directories: Directories, seen: set[str]) -> None:
         self._whole = whole
         self._directories = directories
+        self._seen = seen
         self._fd = whole.fd
         self.times: LogTimes = (None, None)
         self.error: Exception | None = None
@@ -150,25 +156,26 @@ class _Job:
         """Tell whether its name may be lost with an entry of the directory: also with one that another file made."""
         return directory in self._whole.final.parents
 
-    def write_and_sync(self) -> None:
-        """Have the bytes on the disk."""
-        self.step(self._write)
-        self.step(self._sync)
+    def write(self) -> None:
+        """Write what is not in a file yet, and read the times of its lines.
 
-    def _write(self) -> None:
-        """Write what is not in a file yet."""
+        Each call of the system lets go of Python's lock, and waits for it behind the loop: the fewer, the better.
+        """
         whole = self._whole
+        lines: Window
         if self._fd is None:
-            self._directories.make(whole.root, whole.final.parent)
-            whole.part.unlink(missing_ok=True)
-            self._fd = no_follow(str(whole.part), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            _write_all(self._fd, whole.chunks)
+            self._directories.make(whole.root, whole.final.parent, seen=self._seen)
+            self._fd = new_file(whole.part)
+            lines = Held(b"".join(whole.chunks))
+            _write_all(self._fd, lines.content)
+        else:
+            lines = window.FileWindow(whole.final, self._fd, whole.size)
+            os.ftruncate(self._fd, whole.size)  # gives back the blocks that were reserved and not written
         os.fchmod(self._fd, FILE_MODE)
-        os.ftruncate(self._fd, whole.size)  # gives back the blocks that were reserved and not written
-        lines = window.FileWindow(whole.final, self._fd, whole.size)
-        self.times = (first_time(lines, 0, lines.size), last_time(lines, 0, lines.size))
+        self.times = (first_time(lines, 0, whole.size), last_time(lines, 0, whole.size))
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Have the bytes on the disk."""
         if self._fd is not None:
             os.fdatasync(self._fd)
 
@@ -190,13 +197,12 @@ class _Job:
             os.close(fd)
 
 
-def _write_all(fd: int, chunks: Sequence[bytes]) -> None:
-    """Write chunks one behind the other from the descriptor's place on; blocks.
+def _write_all(fd: int, data: bytes) -> None:
+    """Write bytes from the descriptor's place on; blocks.
 
     Raises:
         OSError: The disk refuses; how much was written is not known.
     """
-    for chunk in chunks:
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(fd, view) :]
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
