@@ -30,7 +30,7 @@ LAYERS: tuple[set[str], ...] = (
     {"config"},
     # Floor 2: the network and the disk.
     {"cloud.http", "cloud.budget", "cloud.tally"},
-    {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem", "storage.room"},
+    {"cloud.metadata", "cloud.credentials", "cloud.projects", "storage.filesystem", "storage.room", "storage.digests"},
     {"cloud.identity", "storage.window", "storage.database", "storage.directories"},
     {"storage.publisher", "storage.standing"},
     {"storage.part"},

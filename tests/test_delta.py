@@ -21,8 +21,9 @@ from ddslogd.errors import Corrupt
 from ddslogd.models import CycleOutcome, Identity, Snapshot, Stored, Unchanged
 from ddslogd.sandbox import replica_set
 from ddslogd.storage import database, layout
+from ddslogd.storage.digests import Checks, Digests
 from ddslogd.storage.ledger import read_snapshot
-from ddslogd.storage.part import Checks, Desk, Digests, Part
+from ddslogd.storage.part import Desk, Part
 from ddslogd.transfer.delta import HEAD, SMALL
 from ddslogd.transfer.downloader import _prove_whole
 

@@ -21,7 +21,8 @@ import pytest
 from ddslogd.errors import Changed, Locked, StorageError
 from ddslogd.models import Identity, LogFile
 from ddslogd.storage import layout
-from ddslogd.storage.part import MOST_HELD, SMALL, Checks
+from ddslogd.storage.digests import Checks
+from ddslogd.storage.part import MOST_HELD, SMALL
 from ddslogd.storage.store import Store
 
 if TYPE_CHECKING:

@@ -42,8 +42,8 @@ from ddslogd.pacing import Skew
 from ddslogd.reload import difference
 from ddslogd.roster import Roster
 from ddslogd.scheduler import Chore, Scheduler
+from ddslogd.storage.digests import Checks
 from ddslogd.storage.ledger import Ledger
-from ddslogd.storage.part import Checks
 from ddslogd.storage.recovery import Recovery
 from ddslogd.storage.retention import Retention
 from ddslogd.storage.store import Store, claim

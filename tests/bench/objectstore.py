@@ -112,10 +112,11 @@ def _certificate(root: Path) -> None:
 def _make(root: Path, objects: ObjectSet) -> Iterator[str]:
     directory = root / "objects" / objects.name
     directory.mkdir(parents=True)
+    lines = min(20_000, objects.size // len(LINE % 0) + 1)
     for number, path in enumerate(objects.paths()):
         md5 = hashlib.md5(usedforsecurity=False)
         with (root / "objects" / path[1:]).open("wb") as file:
-            block = b"".join(LINE % (number * 1000 + at) for at in range(20_000))
+            block = b"".join(LINE % (number * 1000 + at) for at in range(lines))
             for left in range(objects.size, 0, -len(block)):
                 piece = block[:left]
                 md5.update(piece)

@@ -1,7 +1,7 @@
 """A part: a hidden file that grows to a snapshot.
 
-Bytes pass through Python once: a batch is one ``writev`` and its checksums, in one of a few threads. A small file is
-not even made before it is whole; the publisher writes it together with others.
+A batch is one ``writev`` in one of a few threads; checksums follow in another, and the disk's own work begins, while
+more comes. A small file is not even made before it is whole; the publisher writes it together with others.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ddslogd.errors import Changed
+from ddslogd.errors import Changed, StorageError
 from ddslogd.models import Identity
 from ddslogd.storage import layout, window
+from ddslogd.storage.digests import Digests
 from ddslogd.storage.directories import Directories
-from ddslogd.storage.filesystem import FILE_MODE, disk, in_thread, new_file, no_follow
+from ddslogd.storage.filesystem import FILE_MODE, disk, in_thread, new_file, no_follow, to_its_end, unbroken
 from ddslogd.storage.publisher import Publisher, Whole
 from ddslogd.storage.room import room_at
 
@@ -27,60 +26,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ddslogd.storage.digests import Checks
     from ddslogd.storage.publisher import LogTimes
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
-READ_SIZE = 1024 * 1024
 WRITERS = 4  # threads that write and take checksums
+SHORT = 4 * 1024 * 1024  # bytes of a file whose checksums are taken as they are written: not worth a further step
+BEHIND = 1024 * 1024  # bytes behind these that are worth one
+WRITE_BACK = 8 * 1024 * 1024  # bytes of a file after which the disk begins with them, so that the sync finds few left
 SMALL = 64 * 1024  # bytes of a file that is kept in memory until it is whole
 MOST_HELD = 4 * 1024 * 1024  # bytes of all of these; who would add to them waits
 _MOST_PIECES = 1024  # of one writev: IOV_MAX
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserve blocks, leave the length as it is. fallocate(2)
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write what is dirty, wait for nothing. sync_file_range(2)
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checks:
-    """Which checksums are taken.
-
-    Attributes:
-        md5: What object stores give; about 1.7 s of a processor a GiB.
-        sha256: Beside it; about half as much where the processor has instructions for it.
-    """
-
-    md5: bool = True
-    sha256: bool = False
-
-
-MD5_ALONE = Checks()
-
-
-class Digests:
-    """The checksums of a file, taken as it grows."""
-
-    def __init__(self, checks: Checks) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False) if checks.md5 else None
-        self._sha256 = hashlib.sha256() if checks.sha256 else None
-
-    def update(self, data: bytes | memoryview) -> None:
-        """Take in what follows; blocks for about 2 ms a MiB."""
-        if self._md5 is not None:
-            self._md5.update(data)
-        if self._sha256 is not None:
-            self._sha256.update(data)
-
-    @property
-    def md5(self) -> str:
-        """Give the lower-case hex MD5; empty where it is not taken."""
-        return self._md5.hexdigest() if self._md5 is not None else ""
-
-    @property
-    def sha256(self) -> str:
-        """Give the lower-case hex SHA-256; empty where it is not taken."""
-        return self._sha256.hexdigest() if self._sha256 is not None else ""
 
 
 class Desk:
@@ -116,6 +78,10 @@ class Desk:
         """Take a blocking step in one of the writers' threads, as ``in_thread``."""
         return await in_thread(self._writers, step, *args, **kwargs)
 
+    def begin(self, step: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Begin a blocking step in one of the writers' threads."""
+        return asyncio.get_running_loop().run_in_executor(self._writers, step, *args)
+
 
 class Part:
     """A snapshot that is growing: a hidden file with one writer.
@@ -126,7 +92,7 @@ class Part:
             adds them.
         seeded: Bytes at the beginning that were copied from another file; 0 for none. Only the MD5 of the whole proves
             that they belong there.
-        digests: Of the bytes that count.
+        digests: Of the bytes that count, once it is settled.
         identity: What the bytes are a part of.
         tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
             fetched again and compared.
@@ -140,6 +106,8 @@ class Part:
         self._path: Path | None = None
         self._fd: int | None = None
         self._held: tuple[bytes, ...] = ()  # all there is of a small file
+        self._checking: asyncio.Future[None] | None = None  # the last step that took checksums; it may be over
+        self._begun_back = 0  # bytes that the disk has begun with
         self.digests = Digests(desk.checks)
         self.size = 0
         self.received = 0
@@ -218,7 +186,34 @@ class Part:
             return
         if self._fd is None:
             await self._create()
-        await self._write(self._compared(chunks) if self.tail else chunks)
+        with disk(self._final):
+            await self._desk.run(self._write_all, self._compared(chunks) if self.tail else chunks)
+            self._check()
+
+    async def settle(self) -> None:
+        """Have the checksums of all bytes that count.
+
+        Raises:
+            StorageError: The file cannot be read, or somebody has cut it short.
+        """
+        if self._fd is None:
+            return
+        with disk(self._final):
+            if self._checking is not None:
+                await to_its_end(self._checking)
+            if self.digests.size < self.size:
+                await self._desk.run(self.digests.read, self._fd, self.size)
+        if self.digests.size < self.size:
+            raise StorageError(f"shorter than what was written to it: {self._final}")
+
+    def _check(self) -> None:
+        """Have the checksums taken of what was written, where enough was and none are being taken."""
+        if self._checking is not None:
+            if not self._checking.done():
+                return
+            self._checking.result()
+        if self._fd is not None and self.size - self.digests.size >= BEHIND:
+            self._checking = self._desk.begin(self.digests.read, self._fd, self.size)
 
     def _hold(self, chunks: Sequence[bytes], size: int) -> None:
         """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
@@ -246,35 +241,28 @@ class Part:
         with disk(path):
             await self._desk.run(self._make, path)
 
-    async def _write(self, chunks: Sequence[bytes]) -> None:
-        with disk(self._final):
-            await self._desk.run(self._write_all, chunks)
-
     def _write_all(self, chunks: Sequence[bytes]) -> None:
-        """Write, and take the checksums of what was written; what was before an error counts."""
+        """Write; what was before an error counts."""
+        fd = self._fd or 0
         for first in range(0, len(chunks), _MOST_PIECES):
             pieces = [memoryview(chunk) for chunk in chunks[first : first + _MOST_PIECES]]
             while pieces:
-                written = os.writev(self._fd or 0, pieces)
+                written = os.writev(fd, pieces)
                 self.size += written
                 self.received += written
-                pieces = self._checked(pieces, written)
+                pieces = _left(pieces, written)
+        if self.size <= SHORT and self.digests.size + sum(map(len, chunks)) == self.size:
+            for chunk in chunks:
+                self.digests.update(chunk)
+        if self.size - self._begun_back >= WRITE_BACK:
+            begun = ctypes.c_int64(self._begun_back)
+            _libc.sync_file_range(fd, begun, ctypes.c_int64(self.size - self._begun_back), _WRITE)
+            self._begun_back = self.size
 
-    def _checked(self, pieces: Sequence[memoryview], written: int) -> list[memoryview]:
-        """Take the checksums of the first bytes; give what is left."""
-        left = []
-        for piece in pieces:
-            done, rest = piece[:written], piece[written:]
-            written -= len(done)
-            if done:
-                self.digests.update(done)
-            if rest:
-                left.append(rest)
-        return left
-
+    @unbroken
     async def close(self) -> None:
         """Leave the part as it is, for a later transfer to go on with."""
-        fd, self._fd = self._fd, None
+        fd = await self._let_go()
         if fd is not None and self._path is not None:
             with disk(self._path):
                 await self._desk.run(_trim_and_close, fd, self.size)
@@ -283,14 +271,24 @@ class Part:
         """Throw away what is there."""
         self._release()
         self.size, self.seeded, self.tail, self.identity, self._begun = 0, 0, b"", Identity(), False
-        self.digests = Digests(self._desk.checks)
+        self.digests, self._begun_back = Digests(self._desk.checks), 0
         if self._path is not None:
             await self._unlink(self._path)
 
+    @unbroken
     async def _unlink(self, path: Path) -> None:
-        fd, self._fd, self._path = self._fd, None, None
+        fd, self._path = await self._let_go(), None
         with disk(path):
             await self._desk.run(_close_and_unlink, fd, path)
+
+    async def _let_go(self) -> int | None:
+        """Give the descriptor up, once nobody reads from it any more."""
+        fd, self._fd = self._fd, None
+        checking, self._checking = self._checking, None
+        if checking is not None:
+            await asyncio.wait([checking])
+            checking.exception()  # nobody is left to hear it
+        return fd
 
     async def publish(self) -> LogTimes:
         """Sync the part, give it its final name, and sync the directory; give the times that its lines tell.
@@ -305,6 +303,7 @@ class Part:
             msg = "a part is published after begin or take_over"
             raise ValueError(msg)
         part = self._path or self._final.parent / layout.part_name(self._final.name, self.identity)
+        await self.settle()
         whole = Whole(root=self._root, part=part, final=self._final, fd=self._fd, chunks=self._held, size=self.size)
         self._fd, self._path = None, None  # the publisher's from here on
         try:
@@ -321,7 +320,8 @@ class Part:
         self._fd = fd = no_follow(str(path), os.O_RDWR)
         self._path, self.identity, self._begun, self.seeded = path, identity, True, seeded
         size = os.fstat(fd).st_size
-        offset = self._take_in(fd, size if trusted else max(0, size - UNTRUSTED_TAIL))
+        self.digests.read(fd, size if trusted else max(0, size - UNTRUSTED_TAIL))
+        offset = self.digests.size
         self.tail = os.pread(fd, size - offset, offset)
         os.ftruncate(fd, offset)
         os.lseek(fd, offset, os.SEEK_SET)
@@ -333,17 +333,20 @@ class Part:
             size = source.size - start
             source.copy_to(fd, 0, start=start, size=size)
         with window.opened(part) as copy:  # what was written, not what was read: a copy that failed unseen is found
-            self._take_in(copy.fd, size)
+            self.digests.read(copy.fd, size)
         os.lseek(fd, size, os.SEEK_SET)
         self.size = self.seeded = size
 
-    def _take_in(self, fd: int, size: int) -> int:
-        """Take the checksums of what is on disk; give how many bytes there were, ``size`` at the most."""
-        offset = 0
-        while offset < size and (chunk := os.pread(fd, min(READ_SIZE, size - offset), offset)):
-            self.digests.update(chunk)
-            offset += len(chunk)
-        return offset
+
+def _left(pieces: Sequence[memoryview], written: int) -> list[memoryview]:
+    """Give what is left of pieces of which so many bytes were written."""
+    left = []
+    for piece in pieces:
+        done = min(written, len(piece))
+        written -= done
+        if done < len(piece):
+            left.append(piece[done:])
+    return left
 
 
 def _made(path: Path, size: int) -> int:

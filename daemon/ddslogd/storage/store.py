@@ -17,8 +17,9 @@ import structlog
 from ddslogd.errors import Locked, StorageError
 from ddslogd.models import Seed
 from ddslogd.storage import layout
+from ddslogd.storage.digests import MD5_ALONE, Checks
 from ddslogd.storage.filesystem import DIRECTORY_MODE, disk, exists, md5_of
-from ddslogd.storage.part import MD5_ALONE, Checks, Desk, Part
+from ddslogd.storage.part import Desk, Part
 from ddslogd.storage.room import room_at
 
 if TYPE_CHECKING:

@@ -158,6 +158,7 @@ class Downloader:
         if not (delta.wanted and await self._begin(link, part, effort, delta)):
             await self._go_on(link, part, effort)
         if not delta.unchanged:
+            await part.settle()
             _prove_whole(part)
 
     async def _begin(self, link: Link, part: Part, effort: Effort, delta: Delta) -> bool:
