@@ -206,3 +206,24 @@ async def test_the_disk_begins_with_a_large_file_before_its_end(part: Part, monk
         await part.append([batch])
 
     assert begun == [(0, WRITE_BACK), (WRITE_BACK, WRITE_BACK)]
+
+
+async def test_where_no_thread_is_spare_checksums_are_taken_with_the_writing(
+    part: Part, desk: Desk, slow: Slow
+) -> None:
+    """To read it back would cost what nobody is free to spend."""
+    others_end = threading.Event()
+    others = [desk.begin(others_end.wait) for _ in range(desk.threads - 1)]
+    for batch in LARGE:
+        await part.append([batch])
+    before = part.digests.size, slow.reached.is_set()
+    others_end.set()
+    await asyncio.wait(others)
+
+    assert (before, checksum(part)) == ((len(LARGE) * BATCH, False), expected(part, b"".join(LARGE)))
+
+
+async def test_a_thread_is_spare_again_once_a_step_is_over(desk: Desk) -> None:
+    await asyncio.gather(*(desk.run(int) for _ in range(desk.threads)))
+
+    assert desk.has_spare

@@ -1,7 +1,8 @@
 """A part: a hidden file that grows to a snapshot.
 
-A batch is one ``writev`` in one of a few threads; checksums follow in another, and the disk's own work begins, while
-more comes. A small file is not even made before it is whole; the publisher writes it together with others.
+A batch is one ``writev`` in one of a few threads, with its checksums; where a thread is spare they follow there, while
+more is written. The disk's own work begins before the end. A small file is not even made before it is whole; the
+publisher writes it together with others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ddslogd.errors import Changed, StorageError
@@ -18,7 +20,7 @@ from ddslogd.models import Identity
 from ddslogd.storage import layout, window
 from ddslogd.storage.digests import Digests
 from ddslogd.storage.directories import Directories
-from ddslogd.storage.filesystem import FILE_MODE, disk, in_thread, new_file, no_follow, to_its_end, unbroken
+from ddslogd.storage.filesystem import FILE_MODE, disk, new_file, no_follow, to_its_end, unbroken
 from ddslogd.storage.publisher import Publisher, Whole
 from ddslogd.storage.room import room_at
 
@@ -33,7 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
-WRITERS = 4  # threads that write and take checksums
+WRITERS = 4  # threads that write and take checksums, at the most: more than processors get in each other's way
 SHORT = 4 * 1024 * 1024  # bytes of a file whose checksums are taken as they are written: not worth a further step
 BEHIND = 1024 * 1024  # bytes behind these that are worth one
 WRITE_BACK = 8 * 1024 * 1024  # bytes of a file after which the disk begins with them, so that the sync finds few left
@@ -46,7 +48,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Desk:
-    """What all parts of a store work with: threads that write, who publishes, and how much is held in memory."""
+    """What all parts of a store work with: threads that write, who publishes, and how much is held in memory.
+
+    Attributes:
+        checks: Which checksums new parts take.
+        directories: Where parts are made, shared with the publisher.
+        publisher: Gives what is whole its name.
+        threads: How many write.
+    """
 
     def __init__(self, checks: Checks) -> None:
         self.checks = checks
@@ -55,7 +64,9 @@ class Desk:
         self._held = 0  # bytes
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
+        self.threads = max(2, min(WRITERS, os.cpu_count() or 1))
+        self._busy = 0  # steps that are under way, or wait for a thread
+        self._writers = ThreadPoolExecutor(self.threads, thread_name_prefix="writer")
 
     def close(self) -> None:
         """Finish what was handed in."""
@@ -74,13 +85,24 @@ class Desk:
         else:
             self._has_room.clear()
 
-    async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Take a blocking step in one of the writers' threads, as ``in_thread``."""
-        return await in_thread(self._writers, step, *args, **kwargs)
+    @property
+    def has_spare(self) -> bool:
+        """Tell whether two more steps could run at the same time."""
+        return self._busy + 2 <= self.threads
 
-    def begin(self, step: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take a blocking step in one of the writers' threads, to its end although the caller is cancelled."""
+        return await to_its_end(self.begin(partial(step, *args, **kwargs)))
+
+    def begin(self, step: Callable[[], T]) -> asyncio.Future[T]:
         """Begin a blocking step in one of the writers' threads."""
-        return asyncio.get_running_loop().run_in_executor(self._writers, step, *args)
+        begun = asyncio.get_running_loop().run_in_executor(self._writers, step)
+        self._busy += 1
+        begun.add_done_callback(self._end)
+        return begun
+
+    def _end(self, _: asyncio.Future[Any]) -> None:
+        self._busy -= 1
 
 
 class Part:
@@ -186,8 +208,9 @@ class Part:
             return
         if self._fd is None:
             await self._create()
+        follow = self.size + size > SHORT and self._desk.has_spare
         with disk(self._final):
-            await self._desk.run(self._write_all, self._compared(chunks) if self.tail else chunks)
+            await self._desk.run(self._write_all, self._compared(chunks) if self.tail else chunks, follow=follow)
             self._check()
 
     async def settle(self) -> None:
@@ -213,7 +236,7 @@ class Part:
                 return
             self._checking.result()
         if self._fd is not None and self.size - self.digests.size >= BEHIND:
-            self._checking = self._desk.begin(self.digests.read, self._fd, self.size)
+            self._checking = self._desk.begin(partial(self.digests.read, self._fd, self.size))
 
     def _hold(self, chunks: Sequence[bytes], size: int) -> None:
         """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
@@ -241,9 +264,9 @@ class Part:
         with disk(path):
             await self._desk.run(self._make, path)
 
-    def _write_all(self, chunks: Sequence[bytes]) -> None:
-        """Write; what was before an error counts."""
-        fd = self._fd or 0
+    def _write_all(self, chunks: Sequence[bytes], *, follow: bool) -> None:
+        """Write; what was before an error counts. The checksums are taken here, unless they are to follow, or do."""
+        fd, before = self._fd or 0, self.size
         for first in range(0, len(chunks), _MOST_PIECES):
             pieces = [memoryview(chunk) for chunk in chunks[first : first + _MOST_PIECES]]
             while pieces:
@@ -251,7 +274,7 @@ class Part:
                 self.size += written
                 self.received += written
                 pieces = _left(pieces, written)
-        if self.size <= SHORT and self.digests.size + sum(map(len, chunks)) == self.size:
+        if self.digests.size == before and not follow:
             for chunk in chunks:
                 self.digests.update(chunk)
         if self.size - self._begun_back >= WRITE_BACK:
