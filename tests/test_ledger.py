@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -258,6 +258,32 @@ async def test_a_promise_that_was_kept_is_none_any_more(ledger: Ledger) -> None:
     await ledger.enter(SNAPSHOT)
 
     assert (await ledger.promised(), (await ledger.known(SNAPSHOT.key)).held) == ((), True)
+
+
+async def test_an_entry_is_the_same_with_a_promise_before_it_and_without(ledger: Ledger, tmp_path: Path) -> None:
+    told = replace(SNAPSHOT, first_at=NOW - timedelta(hours=2), last_at=NOW - timedelta(hours=1))
+    await ledger.enter(told)
+    alone = one_row(tmp_path, "SELECT * FROM snapshots")
+    await ledger.promise(SNAPSHOT, even_if_same=True)
+    await ledger.enter(told)
+
+    assert one_row(tmp_path, "SELECT * FROM snapshots") == alone
+
+
+@pytest.mark.parametrize(
+    "change", [{"md5": "dd"}, {"size": 11}, {"path": "another/node.log"}, {"stored_at": NOW + timedelta(minutes=1)}]
+)
+async def test_an_entry_does_not_pass_for_what_was_promised_before_it(
+    ledger: Ledger, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """A promise may be of an earlier process, whose file was another."""
+    entered = replace(SNAPSHOT, **change)
+    await ledger.promise(replace(SNAPSHOT, attempts=7))
+    await ledger.enter(entered)
+
+    row = one_row(tmp_path, "SELECT attempts, md5, size, path, stored_ms FROM snapshots WHERE published")
+    stored_ms = round(entered.stored_at.timestamp() * 1000)
+    assert row == (SNAPSHOT.attempts, entered.md5, entered.size, entered.path, stored_ms)
 
 
 async def test_a_promise_can_be_taken_back_and_an_entry_cannot(ledger: Ledger) -> None:

@@ -50,6 +50,27 @@ LAST_TICKS = (
     " FROM cycles WHERE id IN (SELECT max(id) FROM cycles GROUP BY instance)"
 )
 
+# One statement for both: each hands Python's lock over several times. Where a key is held its series has a newest one.
+KNOWN = (
+    "SELECT EXISTS (SELECT 1 FROM snapshots WHERE key = ? AND published), * FROM snapshots"
+    " WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
+)
+
+# The same bytes in a neighbour. Most exports come in order; a late one has two neighbours.
+SAME_BESIDE = (
+    "SELECT path FROM (SELECT path, md5, size FROM snapshots WHERE series = :series AND published"
+    " AND updated_ms <= :updated_ms ORDER BY updated_ms DESC LIMIT 1) WHERE md5 = :md5 AND size = :size"
+    " UNION ALL"
+    " SELECT path FROM (SELECT path, md5, size FROM snapshots WHERE series = :series AND published"
+    " AND updated_ms > :updated_ms ORDER BY updated_ms LIMIT 1) WHERE md5 = :md5 AND size = :size"
+)
+
+# What is known of a snapshot only once its file has its name; all else stands in the promise.
+KEEP_PROMISE = (
+    "UPDATE snapshots SET published = 1, first_ms = ?, last_ms = ?"
+    " WHERE key = ? AND NOT published AND (path, size, md5, stored_ms) = (?, ?, ?, ?)"
+)
+
 # Of each entry whether its file is there; null where it has none of its own, or is a promise that a cycle is keeping.
 OF_DIRECTORY = (
     "SELECT key, CASE WHEN published AND path = key THEN present END FROM snapshots WHERE series >= ? AND series < ?"
@@ -122,10 +143,8 @@ class Ledger:
         """Give what is known of a file that is offered, by its key."""
 
         def ask(db: sqlite3.Connection) -> Known:
-            held = db.execute("SELECT 1 FROM snapshots WHERE key = ? AND published", (key,)).fetchone() is not None
-            newest = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
-            row = None if held else db.execute(newest, (layout.series(key),)).fetchone()
-            return Known(held=held, newest=read_snapshot(row) if row else None)
+            held, *row = db.execute(KNOWN, (key, layout.series(key))).fetchone() or (False,)
+            return Known(held=bool(held), newest=read_snapshot(tuple(row)) if row and not held else None)
 
         return await self.run(ask)
 
@@ -159,7 +178,8 @@ class Ledger:
 
         def write(db: sqlite3.Connection) -> None:
             for snapshot in snapshots:
-                _write_snapshot(db, snapshot, published=True)
+                if not _keep_promise(db, snapshot):
+                    _write_snapshot(db, snapshot, published=True)
 
         await self.run(write)
 
@@ -449,15 +469,18 @@ def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
     )
 
 
+def _keep_promise(db: sqlite3.Connection, snapshot: Snapshot) -> bool:
+    """Make an entry of the snapshot's promise; False where there is none: it was none, or the books are new."""
+    times = (ms_or_none(snapshot.first_at), ms_or_none(snapshot.last_at))
+    promise = (snapshot.key, snapshot.path, snapshot.size, snapshot.md5, ms_of(snapshot.stored_at))
+    return db.execute(KEEP_PROMISE, (*times, *promise)).rowcount == 1
+
+
 def _same_beside(db: sqlite3.Connection, snapshot: Snapshot) -> str | None:
-    """Give the path of a neighbour with the same bytes. Most exports come in order; a late one has two neighbours."""
-    asked = (layout.series(snapshot.key), ms_of(snapshot.file.updated_at))
-    for side in ("<= ? ORDER BY updated_ms DESC", "> ? ORDER BY updated_ms"):
-        of_series = "SELECT path, md5, size FROM snapshots WHERE series = ? AND published AND updated_ms"
-        row = db.execute(f"{of_series} {side} LIMIT 1", asked).fetchone()
-        if row and row[1:] == (snapshot.md5, snapshot.size):
-            return str(row[0])
-    return None
+    """Give the path of a neighbour with the same bytes."""
+    asked = {"series": layout.series(snapshot.key), "updated_ms": ms_of(snapshot.file.updated_at)}
+    row = db.execute(SAME_BESIDE, {**asked, "md5": snapshot.md5, "size": snapshot.size}).fetchone()
+    return str(row[0]) if row else None
 
 
 def _write_cycle(db: sqlite3.Connection, report: CycleReport, tick: datetime) -> None:

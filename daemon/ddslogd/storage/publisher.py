@@ -47,7 +47,7 @@ class Whole:
         part: The hidden file, beside ``final``.
         fd: Of the hidden file; None where it is still to be written.
         chunks: What it is to hold then.
-        size: Bytes.
+        size: Bytes; the hidden file has as many, and no more blocks are reserved for it.
     """
 
     root: Path
@@ -166,12 +166,11 @@ class _Job:
         if self._fd is None:
             self._directories.make(whole.root, whole.final.parent, seen=self._seen)
             self._fd = new_file(whole.part)
+            os.fchmod(self._fd, FILE_MODE)
             lines = Held(b"".join(whole.chunks))
             _write_all(self._fd, lines.content)
         else:
             lines = window.FileWindow(whole.final, self._fd, whole.size)
-            os.ftruncate(self._fd, whole.size)  # gives back the blocks that were reserved and not written
-        os.fchmod(self._fd, FILE_MODE)
         self.times = (first_time(lines, 0, whole.size), last_time(lines, 0, whole.size))
 
     def sync(self) -> None:
