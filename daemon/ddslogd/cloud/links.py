@@ -10,6 +10,7 @@ import ipaddress
 import re
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -87,6 +88,7 @@ def _is_local(host: str) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
+@lru_cache(maxsize=256)  # links come by the thousand, from a few hosts
 def _matches(host: str, pattern: str) -> bool:
     if _is_address(host):  # an address is allowed in so many words only, never by a pattern
         return host == pattern

@@ -136,9 +136,12 @@ def _moment(text: str) -> datetime | None:
 
 def part_name(final_name: str, identity: Identity) -> str:
     """Give the hidden name of a snapshot that is growing; without the identity where it does not fit."""
-    proof = (str(identity.total), identity.last_modified, identity.etag)
-    name = "~".join((f".{final_name}", *map(_quoted, proof))) + PART
-    return name if identity.total is not None and len(name) <= MAX_NAME else f".{final_name}{PART}"
+    if identity.total is not None:
+        proof = (str(identity.total), identity.last_modified, identity.etag)
+        name = "~".join((f".{final_name}", *map(_quoted, proof))) + PART
+        if len(name) <= MAX_NAME:
+            return name
+    return f".{final_name}{PART}"
 
 
 def _quoted(text: str) -> str:

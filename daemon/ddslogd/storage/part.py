@@ -325,7 +325,7 @@ class Part:
         if not self._begun:
             msg = "a part is published after begin or take_over"
             raise ValueError(msg)
-        part = self._path or self._final.parent / layout.part_name(self._final.name, self.identity)
+        part = self._path or self._final.with_name(layout.part_name(self._final.name, Identity()))
         await self.settle()
         whole = Whole(root=self._root, part=part, final=self._final, fd=self._fd, chunks=self._held, size=self.size)
         self._fd, self._path = None, None  # the publisher's from here on
