@@ -7,8 +7,8 @@ directory and an entry in SQLite, each for each file. The bare loop is the least
 batches written in two threads, an MD5 that nobody compares, and no promise at all.
 
 What counts are ratios within a round, medians of the rounds. Fails where the processor time by that of the loops,
-which stay here as the guard, is lost in three measurements one after the other. Nothing is removed before the end:
-ext4 makes files many times slower for minutes after it has removed thousands.
+which stay here as the guard, is lost in three measurements one after the other. Of thousands of files none is
+removed before the end: ext4 makes new ones many times slower for minutes then. So ``--full`` takes some 50 GB of disk.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ MIB = 1024 * 1024
 ROUNDS = 5
 TRIES = 3  # a ratio that is lost in all of them is no noise
 CONNECTIONS = 16
+FEW = 100  # files: removed at once, for they may be large
 AT_ONCE = {"large": 32}
 FULL = (
     ObjectSet(name="one", count=1, size=2048 * MIB),
@@ -323,6 +324,8 @@ def measure(
             directory = root / f"{objects.name}-{at}-{number}"
             directory.mkdir()
             took[name].append(RUNS[name](servers, objects, directory))
+            if objects.count <= FEW:
+                shutil.rmtree(directory)
     return took
 
 
@@ -350,7 +353,7 @@ def _ratio(one: list[Took], other: list[Took], what: str) -> float:
 def main() -> int:
     """Print the tables; give the exit status."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--full", action="store_true", help="2 GiB a set, which takes some ten minutes")
+    parser.add_argument("--full", action="store_true", help="up to 2 GiB a set, which takes some 25 minutes")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", nargs="*", default=list(NUMBERS), choices=list(NUMBERS))
     parser.add_argument("--child", help=argparse.SUPPRESS)
