@@ -41,6 +41,19 @@ hypothesis.settings.load_profile("ddslogd")
 
 # For a daemon that is run as a program: the default port is for one of them only.
 ANY_PORT = "web: {listen: '127.0.0.1:0'}\n"
+# Of an authority that signs nothing.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBfDCCASGgAwIBAgIUVjJtsL30RPSXjto/MD6j0lKg98kwCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHbWFkZS11cDAgFw0yNjExMjQxMTI3MTZaGA8yMTI2MTAzMTEx
+MjcxNlowEjEQMA4GA1UEAwwHbWFkZS11cDBZMBMGByqGSM49AgEGCCqGSM49AwEH
+A0IABOc0rxLdEgoEffWxG0CYdlSzQrbs27Ez3A+gxB+MkKpdXB9kC949EYI+OxbP
+hA8EwZSsjSPHoqQfQPeXOl72kzijUzBRMB0GA1UdDgQWBBQlidBC2xfh3Dn+0aft
+UCMb87btUzAfBgNVHSMEGDAWgBQlidBC2xfh3Dn+0aftUCMb87btUzAPBgNVHRMB
+Af8EBTADAQH/MAoGCCqGSM49BAMCA0kAMEYCIQCxnaJWax20nbK2BdrSuC25WTh7
+ab0xpssX4RywrcsahgIhAJqXazc8urMTULyloPP+gb6D5p1JiDD0eRuvWYS4Zn6X
+-----END CERTIFICATE-----
+"""
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 

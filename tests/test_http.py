@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
+from conftest import CERTIFICATE
 from ddslogd.cloud.http import Http, network_reason, new_session, trust
 from ddslogd.errors import ConfigError, Unavailable
 from ddslogd.pacing import Skew
@@ -78,3 +80,34 @@ def test_a_ca_file_without_a_certificate_is_the_operators_to_mend(tmp_path: Path
 
     with pytest.raises(ConfigError, match=r"empty\.pem: ca_file cannot be used"):
         trust(tmp_path / "empty.pem")
+
+
+def test_who_trusts_the_same_authorities_shares_them(tmp_path: Path) -> None:
+    """Each would take 0.8 MiB, of each cloud twice."""
+    file = tmp_path / "ca.pem"
+    file.write_text(CERTIFICATE)
+
+    assert (trust(None) is trust(None), trust(file) is trust(file), trust(file) is trust(None)) == (True, True, False)
+
+
+def test_authorities_that_were_renewed_under_the_same_name_count(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text(CERTIFICATE)
+    before = trust(file)
+    file.write_text(CERTIFICATE + "\n")
+
+    assert trust(file) is not before
+
+
+def test_authorities_that_the_host_was_given_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a file of their own, as in some systems, or as one entry more in a directory, as in others."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "certs"))
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
+    (tmp_path / "certs").mkdir()
+    before = trust(None)
+    os.utime(tmp_path / "ca.pem", (1, 1))
+    between = trust(None)
+    os.utime(tmp_path / "certs", (1, 1))
+
+    assert len({before, between, trust(None)}) == 3

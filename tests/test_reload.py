@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from conftest import ANY_PORT
+from conftest import ANY_PORT, CERTIFICATE
 from ddslogd import config
 from ddslogd.errors import ConfigError
 from ddslogd.models import CycleOutcome
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
     from ddslogd.service import Service
 
 NODE = "solo_single_node_1"
-CERTIFICATE = """\
------BEGIN CERTIFICATE-----
-MIIBfDCCASGgAwIBAgIUVjJtsL30RPSXjto/MD6j0lKg98kwCgYIKoZIzj0EAwIw
-EjEQMA4GA1UEAwwHbWFkZS11cDAgFw0yNjExMjQxMTI3MTZaGA8yMTI2MTAzMTEx
-MjcxNlowEjEQMA4GA1UEAwwHbWFkZS11cDBZMBMGByqGSM49AgEGCCqGSM49AwEH
-A0IABOc0rxLdEgoEffWxG0CYdlSzQrbs27Ez3A+gxB+MkKpdXB9kC949EYI+OxbP
-hA8EwZSsjSPHoqQfQPeXOl72kzijUzBRMB0GA1UdDgQWBBQlidBC2xfh3Dn+0aft
-UCMb87btUzAfBgNVHSMEGDAWgBQlidBC2xfh3Dn+0aftUCMb87btUzAPBgNVHRMB
-Af8EBTADAQH/MAoGCCqGSM49BAMCA0kAMEYCIQCxnaJWax20nbK2BdrSuC25WTh7
-ab0xpssX4RywrcsahgIhAJqXazc8urMTULyloPP+gb6D5p1JiDD0eRuvWYS4Zn6X
------END CERTIFICATE-----
-"""
 LOG = b"".join(b"line %06d of the log\n" % number for number in range(10_000))
 
 

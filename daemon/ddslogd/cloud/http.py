@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -17,7 +20,6 @@ from ddslogd.errors import Complaint, ConfigError, Rejected, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
-    from pathlib import Path
 
     from ddslogd.pacing import Clock, Skew
 
@@ -121,16 +123,34 @@ def _system_words(exc: OSError) -> str:
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext:
-    """Give what certificates are judged by: the host's own authorities, or those in the file instead.
+    """Give what certificates are judged by: the host's own authorities, or those in the file instead. Blocks.
+
+    Everybody who trusts the same ones shares it, and nobody changes it: each takes 40 ms of the loop and 0.8 MiB.
 
     Raises:
         ConfigError: The file cannot be read, or holds no certificate.
     """
     try:
-        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        return _trust(ca_file, _content(ca_file) if ca_file else _last_changes())
     except (OSError, ssl.SSLError) as exc:  # an SSLError is an OSError too; both are named for the reader
         text = f"ca_file cannot be used: {exc.strerror or 'it holds no certificate'}"
         raise ConfigError(str(ca_file), [Complaint(line=0, column=0, path="", text=text)]) from None
+
+
+@lru_cache(maxsize=64)  # clouds of one host
+def _trust(ca_file: Path | None, _: bytes | tuple[int, ...]) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+
+
+def _content(ca_file: Path) -> bytes:
+    return hashlib.sha256(ca_file.read_bytes()).digest()
+
+
+def _last_changes() -> tuple[int, ...]:
+    """Tell when the host's own authorities changed: a file, or a directory that has an entry for each."""
+    paths = ssl.get_default_verify_paths()
+    places = [Path(place) for place in (paths.cafile, paths.capath) if place]
+    return tuple(place.stat().st_mtime_ns for place in places if place.exists())
 
 
 def new_session(
