@@ -2,6 +2,7 @@
 
 All fetch the same files by https from nginx on loopback, 16 at a time (32 in the second set), and end when everything
 is durable: the daemon as it always does, curl and two of the loops by a sync of all files and the directory afterwards.
+curl is also followed by md5sum: it checks nothing by itself, and one checksum of these bytes takes as long as they do.
 The safe loop makes the same promises as the daemon, in the straightforward way: checksum, sync, rename, sync of the
 directory and an entry in SQLite, each for each file. The bare loop is the least that aiohttp can be had for: large
 batches written in two threads, an MD5 that nobody compares, and no promise at all.
@@ -61,7 +62,8 @@ SHORT = (
     ObjectSet(name="small", count=1000, size=20 * 1024),
 )
 NUMBERS = {objects.name: number for number, objects in enumerate(FULL)}
-CURL, PLAIN, SAFE, DAEMON, BY_LENGTH = "curl, then sync", "plain loop, then sync", "safe loop", "ddslogd", "by length"
+CURL, CHECKED, PLAIN = "curl, then sync", "curl, md5sum, sync", "plain loop, then sync"
+SAFE, DAEMON, BY_LENGTH = "safe loop", "ddslogd", "by length"
 BARE_BATCH = 512 * 1024  # bytes
 # How many times less of the processor the daemon has to take than which loop: by length as the plain one, which checks
 # nothing; with MD5 as the safe one. They are what a noisy machine leaves (1.4, 1.2, 0.9 and 1.2 were measured on one)
@@ -84,8 +86,8 @@ class Took:
     rss: int
 
 
-def curl(servers: Servers, objects: ObjectSet, directory: Path) -> Took:
-    """Fetch with curl, then sync."""
+def curl(servers: Servers, objects: ObjectSet, directory: Path, *, md5: bool = False) -> Took:
+    """Fetch with curl, take the MD5 of all files if asked to, then sync."""
     config = directory / "curlrc"
     lines = (f'url = "{servers.store}{path}"\noutput = "{directory}/{at}"\n' for at, path in enumerate(objects.paths()))
     config.write_text("".join(lines))
@@ -93,19 +95,23 @@ def curl(servers: Servers, objects: ObjectSet, directory: Path) -> Took:
     if objects.count > 1:
         command += ["--parallel", "--parallel-max", str(AT_ONCE.get(objects.name, CONNECTIONS))]
     began = time.perf_counter()
-    process = subprocess.Popen([*command, "--config", str(config)], stdout=subprocess.DEVNULL)
+    cpu_s, rss = _run(*command, "--config", str(config))
+    if md5:
+        cpu_s += _run("md5sum", *(str(directory / str(at)) for at in range(objects.count)))[0]
+    cpu = time.process_time()
+    sync(directory, objects.count)
+    cpu_s += time.process_time() - cpu
+    return Took(wall_s=time.perf_counter() - began, cpu_s=cpu_s, rss=rss)
+
+
+def _run(*command: str) -> tuple[float, int]:
+    """Run a program; give the seconds of a processor and the bytes that it took."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        sys.exit(f"curl ended with {process.returncode}")
-    cpu = time.process_time()
-    sync(directory, objects.count)
-    synced_cpu_s = time.process_time() - cpu
-    return Took(
-        wall_s=time.perf_counter() - began,
-        cpu_s=usage.ru_utime + usage.ru_stime + synced_cpu_s,
-        rss=usage.ru_maxrss * 1024,
-    )
+        sys.exit(f"{command[0]} ended with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def sync(directory: Path, count: int) -> None:
@@ -146,6 +152,7 @@ def child(kind: str, *, uvloop: bool = False, stream: bool = False, verify: str 
 
 RUNS: dict[str, Any] = {
     CURL: curl,
+    CHECKED: partial(curl, md5=True),
     PLAIN: child("loop"),
     SAFE: child("safe"),
     "bare loop, then sync": child("bare"),
@@ -332,14 +339,19 @@ def measure(
 def show(objects: ObjectSet, took: dict[str, list[Took]]) -> bool:
     """Print the table of one set; tell whether the guard holds."""
     print(f"\n{objects.count} x {objects.size / MIB:.2g} MiB ({objects.name})")
-    print(f"{'':24}{'wall s':>8}{'by curl':>9}{'CPU s':>8}{'plain by it':>13}{'safe by it':>12}{'RSS MiB':>9}")
+    titles = ("wall s", "by curl", "+ MD5", "CPU s", "plain by it", "safe by it", "RSS MiB")
+    print(" " * 24 + "".join(f"{title:>12}" for title in titles))
     for name, own in took.items():
-        print(
-            f"{name:24}{median(one.wall_s for one in own):8.2f}{_ratio(own, took[CURL], 'wall_s'):9.2f}"
-            f"{median(one.cpu_s for one in own):8.2f}{_ratio(took[PLAIN], own, 'cpu_s'):13.2f}"
-            f"{_ratio(took[SAFE], own, 'cpu_s'):12.2f}{max(one.rss for one in own) / MIB:9.0f}",
-            flush=True,
+        numbers = (
+            median(one.wall_s for one in own),
+            _ratio(own, took[CURL], "wall_s"),
+            _ratio(own, took[CHECKED], "wall_s"),
+            median(one.cpu_s for one in own),
+            _ratio(took[PLAIN], own, "cpu_s"),
+            _ratio(took[SAFE], own, "cpu_s"),
         )
+        largest = max(one.rss for one in own) / MIB
+        print(f"{name:24}" + "".join(f"{number:12.2f}" for number in numbers) + f"{largest:12.0f}", flush=True)
     (guard, least), goal = GUARDS[objects.name], GOALS[objects.name]
     ratio = _ratio(took[guard], took[DAEMON if guard == SAFE else BY_LENGTH], "cpu_s")
     print(f"guard: {guard} takes {ratio:.2f} times the processor time; {least} is the least. Goal: {goal} x curl")

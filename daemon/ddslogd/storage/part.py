@@ -35,7 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have left as zeroes
-WRITERS = 4  # threads that write and take checksums, at the most: more than processors get in each other's way
+WRITERS = 4  # threads that write and take checksums, at the most: more than there are processors hinder each other
 SHORT = 4 * 1024 * 1024  # bytes of a file whose checksums are taken as they are written: not worth a further step
 BEHIND = 1024 * 1024  # bytes behind these that are worth one
 WRITE_BACK = 8 * 1024 * 1024  # bytes of a file after which the disk begins with them, so that the sync finds few left
@@ -64,7 +64,7 @@ class Desk:
         self._held = 0  # bytes
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self.threads = max(2, min(WRITERS, os.cpu_count() or 1))
+        self.threads = max(2, min(WRITERS, len(os.sched_getaffinity(0))))
         self._busy = 0  # steps that are under way, or wait for a thread
         self._writers = ThreadPoolExecutor(self.threads, thread_name_prefix="writer")
 
