@@ -6,7 +6,7 @@
 #   make bench-overlap  how fast an export's new part is found
 #   make bench-delta    how many bytes are fetched with delta and without
 #   make bench-calls    how many calls a cycle takes, and how long a ready file waits
-#   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: of 2 GiB a set
+#   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: 2 GiB a set, 50 GB of disk
 #   make bench-fleet    what 10,000 instances take, 4 minutes
 # make bench-soak     whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
 # make test-page      look at the page in Chromium (Debian's), 2 minutes; screenshots in build/screenshots
