@@ -103,11 +103,26 @@ def test_authorities_that_the_host_was_given_count(tmp_path: Path, monkeypatch: 
     """By a file of their own, as in some systems, or as one entry more in a directory, as in others."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "certs"))
-    (tmp_path / "ca.pem").write_text(CERTIFICATE)
     (tmp_path / "certs").mkdir()
-    before = trust(None)
-    os.utime(tmp_path / "ca.pem", (1, 1))
-    between = trust(None)
-    os.utime(tmp_path / "certs", (1, 1))
+    seen = [trust(None)]
+    for change in (give_file, give_other_file_of_the_same_age, give_entry):
+        change(tmp_path)
+        seen.append(trust(None))
 
-    assert len({before, between, trust(None)}) == 3
+    assert len(set(seen)) == 4
+
+
+def give_file(directory: Path) -> None:
+    (directory / "ca.pem").write_text(CERTIFICATE)
+
+
+def give_other_file_of_the_same_age(directory: Path) -> None:
+    """Some systems let all their files be of the same moment."""
+    other, was = directory / "other.pem", (directory / "ca.pem").stat()
+    other.write_text(CERTIFICATE)
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+    other.rename(directory / "ca.pem")
+
+
+def give_entry(directory: Path) -> None:
+    os.utime(directory / "certs", (1, 1))

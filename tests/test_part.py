@@ -128,6 +128,59 @@ async def test_a_part_that_somebody_cut_short_is_not_whole(part: Part, slow: Slo
         await part.settle()
 
 
+@pytest.mark.parametrize("checks", [Checks(), SHA256, Checks(md5=False)], ids=["md5", "sha256", "none"])
+async def test_a_part_that_somebody_cut_short_does_not_get_its_name(tmp_path: Path, checks: Checks) -> None:
+    """Not even where its checksums were taken before, or are not taken at all."""
+    desk = Desk(checks)
+    part = Part(tmp_path, tmp_path / "x.20260102T030405.678Z.log", desk=desk)
+    await part.begin(Identity(etag='"x-2"', total=2 * BATCH))
+    await part.append(LARGE[:2])
+    assert part.path is not None
+    os.truncate(part.path, BATCH)
+
+    with pytest.raises(StorageError, match="not as long as what was written"):
+        await part.publish()
+    desk.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_somebody_cut_off_a_part_is_not_made_up_for_by_zeroes(
+    part: Part, desk: Desk, tmp_path: Path
+) -> None:
+    """A later transfer goes on where the cut is."""
+    for batch in LARGE[:6]:
+        await part.append([batch])
+    path = part.path
+    assert path is not None
+    os.truncate(path, 5 * BATCH)
+    await part.close()
+    later = Part(tmp_path, tmp_path / "x.20260102T030405.678Z.log", desk=desk)
+    await later.take_over(path, part.identity, trusted=True)
+
+    assert (later.size, checksum(later)) == (5 * BATCH, expected(later, b"".join(LARGE[:5])))
+    await later.remove()
+
+
+async def test_checksums_far_behind_are_taken_in_strides(
+    part: Part, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two the thread is free for others, and whoever is cancelled is not kept waiting."""
+    monkeypatch.setattr(parts, "STRIDE", BATCH // 2)
+    for batch in LARGE:
+        await part.append([batch])
+    settling = asyncio.create_task(part.settle())
+    await asyncio.sleep(0)
+    settling.cancel()
+    slow.let_go.set()
+    await asyncio.wait([settling])
+    after_one = part.digests.size
+    await part.settle()
+
+    assert (settling.cancelled(), after_one) == (True, SHORT + BATCH // 2)
+    assert checksum(part) == expected(part, b"".join(LARGE))
+
+
 @pytest.mark.parametrize("later", [0, 1])
 async def test_what_cannot_be_read_back_is_an_error_of_the_disk(
     part: Part, monkeypatch: pytest.MonkeyPatch, later: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -137,7 +138,7 @@ def trust(ca_file: Path | None) -> ssl.SSLContext:
         raise ConfigError(str(ca_file), [Complaint(line=0, column=0, path="", text=text)]) from None
 
 
-@lru_cache(maxsize=64)  # clouds of one host
+@lru_cache(maxsize=8)  # those of one cloud ask one after the other; what was renewed is not kept for long
 def _trust(ca_file: Path | None, _: bytes | tuple[int, ...]) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
 
@@ -149,8 +150,12 @@ def _content(ca_file: Path) -> bytes:
 def _last_changes() -> tuple[int, ...]:
     """Tell when the host's own authorities changed: a file, or a directory that has an entry for each."""
     paths = ssl.get_default_verify_paths()
-    places = [Path(place) for place in (paths.cafile, paths.capath) if place]
-    return tuple(place.stat().st_mtime_ns for place in places if place.exists())
+    told: list[int] = []
+    for place in filter(None, (paths.cafile, paths.capath)):
+        with suppress(FileNotFoundError):
+            found = Path(place).stat()
+            told += (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return tuple(told)
 
 
 def new_session(

@@ -38,6 +38,7 @@ UNTRUSTED_TAIL = 64 * 1024  # bytes at the end of a part that a crash may have l
 WRITERS = 4  # threads that write and take checksums, at the most: more than there are processors hinder each other
 SHORT = 4 * 1024 * 1024  # bytes of a file whose checksums are taken as they are written: not worth a further step
 BEHIND = 1024 * 1024  # bytes behind these that are worth one
+STRIDE = 32 * 1024 * 1024  # bytes of one at the most: others wait for the thread, and so does whoever gives up
 WRITE_BACK = 8 * 1024 * 1024  # bytes of a file after which the disk begins with them, so that the sync finds few left
 SMALL = 64 * 1024  # bytes of a file that is kept in memory until it is whole
 MOST_HELD = 4 * 1024 * 1024  # bytes of all of these; who would add to them waits
@@ -224,10 +225,10 @@ class Part:
         with disk(self._final):
             if self._checking is not None:
                 await to_its_end(self._checking)
-            if self.digests.size < self.size:
-                await self._desk.run(self.digests.read, self._fd, self.size)
-        if self.digests.size < self.size:
-            raise StorageError(f"shorter than what was written to it: {self._final}")
+            while (before := self.digests.size) < self.size:
+                await self._desk.run(self.digests.read, self._fd, self._stride())
+                if self.digests.size == before:
+                    raise StorageError(f"shorter than what was written to it: {self._final}")
 
     def _check(self) -> None:
         """Have the checksums taken of what was written, where enough was and none are being taken."""
@@ -236,7 +237,10 @@ class Part:
                 return
             self._checking.result()
         if self._fd is not None and self.size - self.digests.size >= BEHIND:
-            self._checking = self._desk.begin(partial(self.digests.read, self._fd, self.size))
+            self._checking = self._desk.begin(partial(self.digests.read, self._fd, self._stride()))
+
+    def _stride(self) -> int:
+        return min(self.size, self.digests.size + STRIDE)
 
     def _hold(self, chunks: Sequence[bytes], size: int) -> None:
         """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
@@ -400,9 +404,9 @@ def _preallocate(fd: int, size: int) -> None:
 
 
 def _trim_and_close(fd: int, size: int) -> None:
-    """Give back the blocks that were reserved and not written."""
+    """Give back the blocks that were reserved and not written; what somebody cut off does not come back as zeroes."""
     try:
-        os.ftruncate(fd, size)
+        os.ftruncate(fd, min(size, os.fstat(fd).st_size))
     finally:
         os.close(fd)
 

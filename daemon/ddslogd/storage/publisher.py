@@ -170,6 +170,8 @@ class _Job:
             lines = Held(b"".join(whole.chunks))
             _write_all(self._fd, lines.content)
         else:
+            if os.fstat(self._fd).st_size != whole.size:
+                raise StorageError(f"not as long as what was written to it: {whole.final}")
             lines = window.FileWindow(whole.final, self._fd, whole.size)
         self.times = (first_time(lines, 0, whole.size), last_time(lines, 0, whole.size))
 
