@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ddslogd.errors import Changed, StorageError
 from ddslogd.models import Identity
-from ddslogd.storage import layout, window
+from ddslogd.storage import layout, publisher, window
 from ddslogd.storage.digests import Digests
 from ddslogd.storage.directories import Directories
 from ddslogd.storage.filesystem import FILE_MODE, disk, new_file, no_follow, to_its_end, unbroken
@@ -228,7 +228,7 @@ class Part:
             while (before := self.digests.size) < self.size:
                 await self._desk.run(self.digests.read, self._fd, self._stride())
                 if self.digests.size == before:
-                    raise StorageError(f"shorter than what was written to it: {self._final}")
+                    raise StorageError(f"shorter than what was written to it, {publisher.CHANGED}: {self._final}")
 
     def _check(self) -> None:
         """Have the checksums taken of what was written, where enough was and none are being taken."""

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 MOST = 64  # files of a group
 LANES = 4  # threads of a group
+CHANGED = "so another program changed it: find out which; the next cycle fetches it again"
 
 LogTimes = tuple[datetime | None, datetime | None]
 """The first and the last time that a file's lines tell; None where they tell none."""
@@ -171,7 +172,7 @@ class _Job:
             _write_all(self._fd, lines.content)
         else:
             if os.fstat(self._fd).st_size != whole.size:
-                raise StorageError(f"not as long as what was written to it: {whole.final}")
+                raise StorageError(f"not as long as what was written to it, {CHANGED}: {whole.final}")
             lines = window.FileWindow(whole.final, self._fd, whole.size)
         self.times = (first_time(lines, 0, whole.size), last_time(lines, 0, whole.size))
 
