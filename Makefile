@@ -1,85 +1,104 @@
-# make demo     see it work, against a cloud on loopback    make test   lint, types and tests
-# make torture  kill it 200 times under load, 5 minutes     make schema renew config/ddslogd.schema.json
-# make lock     renew the locks in .ci                      make clean  remove what make made
-# make deb      a Debian package in dist/                   make test-deb  install it into a Debian, upgrade, purge
-# make bench    all that is measured:
-#   make bench-overlap  how fast an export's new part is found
-#   make bench-delta    how many bytes are fetched with delta and without
-#   make bench-calls    how many calls a cycle takes, and how long a ready file waits
-#   make bench-transfer  whole files beside curl (needs nginx, curl, openssl); FULL=--full: 2 GiB a set, 50 GB of disk
-#   make bench-fleet    what 10,000 instances take, 4 minutes
-# make bench-soak     whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
-# make test-page      look at the page in Chromium (Debian's), 2 minutes; screenshots in build/screenshots
-# make test-keystone  log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
-
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KEYSTONE := .venv-keystone
 DEB := .venv-deb
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+COMPILE := $(DEB)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 SOAK_MINUTES ?= 10
+POWERCUT_SEED ?= 1
+FUZZ_MINUTES ?= 3
+PYTHONS ?= 3.11 3.12 3.13
 
-BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet
+BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages
 
-.PHONY: demo test test-page test-keystone torture bench $(BENCHES) bench-soak lint schema lock clean deb test-deb
+.PHONY: help demo test test-page test-root test-hostile test-keystone test-deb test-pythons torture damage powercut fuzz \
+	bench $(BENCHES) bench-soak lint schema lock clean deb
 
-demo: $(INSTALLED)
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## See it work, against a cloud on loopback; 10 seconds
 	$(BIN)/ddslogd demo
 
-test: lint
+test: lint ## Lint, types and tests; 3 minutes
 	$(BIN)/pytest -q -n auto --dist worksteal
 
-test-page: $(INSTALLED)
-	$(BIN)/pytest -q -n auto -m slow tests/test_browser.py
+test-page: $(INSTALLED) ## Look at the page in Chromium (Debian's), 2 minutes; screenshots in build/screenshots
+	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_browser.py
 
-test-keystone: $(INSTALLED) $(KEYSTONE)/.installed
-	$(BIN)/pytest -q -m slow tests/test_keystone.py
+test-hostile: $(INSTALLED) ## Attack the daemon as hostile clouds do: bounds of memory, pauses, journal and disk, 3 minutes
+	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_hostile_*.py
 
-deb: $(DEB)/.installed
+test-root: $(INSTALLED) ## Run its commands as root, in namespaces of their own, 1 minute
+	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_root.py
+
+test-keystone: $(INSTALLED) $(KEYSTONE)/.installed ## Log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
+	$(BIN)/pytest -q -m slow tests/e2e/test_keystone.py
+
+deb: $(DEB)/.installed ## Build a package in dist/ for this Debian or Ubuntu and its Python; needs git and binutils
 	systemd/deb/build $(DEB)/bin/python $(DEB)/bin/nfpm
 
-test-deb: $(INSTALLED) $(DEB)/.installed
-	$(BIN)/pytest -q -m slow tests/test_deb.py
+test-deb: $(INSTALLED) $(DEB)/.installed ## Install, run, upgrade and purge the package in a Debian, 8 minutes; needs root and debootstrap
+	$(BIN)/pytest -q -m slow tests/e2e/test_deb.py
 
-torture: $(INSTALLED)
-	$(BIN)/pytest -q -n auto -m slow tests/test_torture.py
+test-pythons: ## Test on Python 3.11, 3.12, 3.13, 5 minutes each; PYTHONS="3.12" PART="tests/unit" for some
+	.ci/pythons "$(PYTHONS)" $(PART)
 
-bench: $(BENCHES)
+torture: $(INSTALLED) ## Kill it 200 times under load, and a stream at every step, 5 minutes
+	$(BIN)/pytest -q -n auto -m slow tests/torture/test_kills.py tests/torture/test_stream_crashes.py
 
-bench-calls: $(INSTALLED)
+damage: $(INSTALLED) ## Start it on 300 damaged ledgers, 1 minute
+	$(BIN)/pytest -q -n auto -m slow tests/torture/test_damaged_ledgers.py
+
+powercut: export POWERCUT_SEED := $(POWERCUT_SEED)
+powercut: $(INSTALLED) ## Cut the power 400 times in a model of the disk, 5 minutes; needs strace; POWERCUT_SEED=2 for others
+	$(BIN)/pytest -q -m slow tests/torture/test_power_cuts.py
+
+fuzz: $(INSTALLED) ## Run the whole daemon against a model of a cloud, 3 minutes; FUZZ_MINUTES=30, FUZZ_SEEDS=7 or 1-20
+	PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(FUZZ_MINUTES) $(if $(FUZZ_SEEDS),--seeds $(FUZZ_SEEDS)) $(FUZZ)
+
+bench: $(BENCHES) ## Measure all of the following, but for the soak
+
+bench-calls: $(INSTALLED) ## How many calls a cycle takes, and how long a ready file waits
 	$(BENCH).bench_calls
 
-bench-transfer: $(INSTALLED)
+bench-transfer: $(INSTALLED) ## Whole files compared with curl; needs nginx, curl, openssl; FULL=--full: 2 GiB a set, 50 GB of disk
 	$(BENCH).bench_transfer $(FULL)
 
-bench-overlap: $(INSTALLED)
+bench-overlap: $(INSTALLED) ## How fast an export's new part is found
 	$(BENCH).bench_overlap
 
-bench-fleet: $(INSTALLED)
+bench-fleet: $(INSTALLED) ## What 10,000 instances take, 4 minutes
 	$(BENCH).bench_fleet
 
-bench-soak: $(INSTALLED)
+bench-hostile: $(INSTALLED) ## The loop's longest pause under the worst replies of a hostile cloud
+	$(BENCH).bench_hostile
+
+bench-pages: $(INSTALLED) ## How long the page and the metrics of a thousand instances take
+	$(BENCH).bench_pages
+
+bench-soak: $(INSTALLED) ## Whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
 	MALLOC_ARENA_MAX=2 $(BENCH).bench_soak $(SOAK_MINUTES)
 
-bench-delta: $(INSTALLED)
+bench-delta: $(INSTALLED) ## How many bytes are fetched with delta and without
 	$(BENCH).bench_delta
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) ## Linter, formatter and type checker alone
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-schema: $(INSTALLED)
+schema: $(INSTALLED) ## Write config/README.md and config/ddslogd.schema.json again, from the models
 	$(BIN)/ddslogd schema > config/ddslogd.schema.json
+	$(BIN)/python systemd/deb/settings_readme.py > config/README.md
 
 $(INSTALLED): pyproject.toml .ci/requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps --editable .
 	touch $@
 
 $(KEYSTONE)/.installed: .ci/keystone.lock
@@ -92,12 +111,11 @@ $(DEB)/.installed: .ci/deb.lock
 	$(DEB)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/deb.lock
 	touch $@
 
-lock: $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(COMPILE) --extra dev --extra speed --upgrade pyproject.toml -o .ci/requirements.lock
-	$(COMPILE) --extra speed --constraint .ci/requirements.lock pyproject.toml -o .ci/runtime.lock
+lock: $(DEB)/.installed ## Renew the locks in .ci
+	$(COMPILE) --extra dev --upgrade pyproject.toml -o .ci/requirements.lock
+	$(COMPILE) --constraint .ci/requirements.lock pyproject.toml -o .ci/runtime.lock
 	$(COMPILE) --no-annotate --upgrade .ci/keystone.txt -o .ci/keystone.lock
-	$(COMPILE) --no-annotate --upgrade .ci/deb.txt -o .ci/deb.lock
+	$(COMPILE) --no-annotate --constraint .ci/requirements.lock --upgrade .ci/deb.txt -o .ci/deb.lock
 
-clean:
-	rm -rf $(VENV) $(KEYSTONE) $(DEB) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove what make made
+	rm -rf $(VENV) $(KEYSTONE) $(DEB) .venv-3.* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,5 @@
 """python -m ddslogd."""
 
-from ddslogd.cli import main
+from ddslogd.cli.main import main
 
 main()

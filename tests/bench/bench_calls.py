@@ -4,7 +4,7 @@ The whole daemon collects from the sandbox, whose count is the one that is shown
 cycles take seconds. What is late is what lies between the moment when a row is ready and that when its download begins.
 
 Where each export takes a time that nothing foretells, no schedule of polls keeps both goals: a poll finds within 3 s
-only what became ready in the 3 s before it. The bound beside the table is what the best schedule could reach that
+only what became ready in the 3 s before it. The bound next to the table is what the best schedule could reach that
 knows how the times are spread; goals are kept there for calls, and for both where exports repeat themselves.
 """
 
@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from ddslogd import config
-from ddslogd.operate.progress import Silent
+from ddslogd.config import loader
+from ddslogd.model.cycle import Silent
+from ddslogd.model.redactor import Redactor
 from ddslogd.sandbox import Sandbox, configuration, replica_set, single
-from ddslogd.service import opened
+from ddslogd.service.factory import opened
 
 if TYPE_CHECKING:
-    from ddslogd.models import LogFile
+    from ddslogd.model.snapshot import LogFile
 
 MOST_CALLS = 2.2  # a finished cycle
 MOST_LATE_S = 3.0  # the median
@@ -61,7 +62,7 @@ class Model:
 
 
 def bound_s(nodes: int) -> float:
-    """Give the least median wait of a row, in seconds, within 2.2 calls a cycle, over times uniform from 8 to 25 s.
+    """Return the least median wait of a row, in seconds, within 2.2 calls a cycle, over times uniform from 8 to 25 s.
 
     The last poll is at 25 s, when all are ready. A fifth of the cycles may need it, so that the one before it cannot be
     sooner than the time t at which four fifths are done: ((t - 8) / 17) ** nodes = 0.8. What has waited for less than L
@@ -140,9 +141,9 @@ async def run(model: Model, *, seed: int, directory: Path, instances: int = INST
     ) as sandbox:
         os.environ["DDSLOGD_TOKEN"] = sandbox.issue_token()
         text = configuration(sandbox, directory=directory / "logs", state=directory / "state")
-        settings = config.parse(text.replace("calls_per_minute: 60", "calls_per_minute: 12000"), "bench").settings
+        settings = loader.parse(text.replace("calls_per_minute: 60", "calls_per_minute: 12000"), "bench").settings
         calls: list[int] = []
-        async with opened(settings, clock=clock, progress=late, redact=lambda _: None) as service:
+        async with opened(settings, clock=clock, progress=late, redactor=Redactor()) as service:
             for _ in range(cycles):
                 begun = clock.now()
                 for instance in settings.fleet():
@@ -162,7 +163,7 @@ async def run(model: Model, *, seed: int, directory: Path, instances: int = INST
 
 
 def rows() -> list[Row]:
-    """Give the table: of each model the medians of some seeds."""
+    """Return the table: of each model the medians of some seeds."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     table = []
     for model in MODELS:

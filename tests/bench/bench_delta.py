@@ -21,17 +21,19 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ddslogd import config
-from ddslogd.operate.progress import Silent
+from ddslogd.config import loader
+from ddslogd.config import settings as config_settings
+from ddslogd.model.cycle import Silent
+from ddslogd.model.redactor import Redactor
 from ddslogd.sandbox import Sandbox, configuration, replica_set
-from ddslogd.service import opened
+from ddslogd.service.factory import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from multiprocessing.connection import Connection
 
-    from ddslogd.models import CycleReport
-    from ddslogd.service import Service
+    from ddslogd.model.cycle import CycleReport
+    from ddslogd.service.service import Service
 
 WINDOW = 40_000_000  # bytes of an export
 NODES = 4
@@ -54,7 +56,7 @@ class Clock:
         return datetime.now(UTC) + self.ahead
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self.ahead.total_seconds()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -134,14 +136,16 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Tell whether as little was fetched as is promised."""
+        """Return whether as little was fetched as is promised."""
         return self.mode == "off" or self.fetched <= MOST_OF_NEW * self.new + MOST_A_FILE * NODES
 
 
 class Bench:
     """Two daemons before one cloud."""
 
-    def __init__(self, pipe: Connection, clock: Clock, services: dict[str, Service], settings: config.Settings) -> None:
+    def __init__(
+        self, pipe: Connection, clock: Clock, services: dict[str, Service], settings: config_settings.Settings
+    ) -> None:
         self._pipe = pipe
         self._clock = clock
         self._services = services
@@ -191,7 +195,7 @@ async def benches(directory: Path) -> AsyncIterator[Bench]:
         text, os.environ["DDSLOGD_TOKEN"] = pipe.recv()
         clock = Clock()
         settings = {mode: _settings(text, directory / mode, mode) for mode in MODES}
-        options: dict[str, Any] = {"clock": clock, "progress": Silent(), "redact": lambda _: None}
+        options: dict[str, Any] = {"clock": clock, "progress": Silent(), "redactor": Redactor()}
         async with opened(settings["auto"], **options) as auto, opened(settings["off"], **options) as off:
             bench = Bench(pipe, clock, {"auto": auto, "off": off}, settings["auto"])
             clock.ahead += EXPORTS_EVERY
@@ -205,7 +209,7 @@ async def benches(directory: Path) -> AsyncIterator[Bench]:
         process.kill()
 
 
-def _settings(text: str, directory: Path, mode: str) -> config.Settings:
+def _settings(text: str, directory: Path, mode: str) -> config_settings.Settings:
     for old, new in (
         ("/DIRECTORY", str(directory / "logs")),
         ("/STATE", str(directory / "state")),
@@ -217,11 +221,11 @@ def _settings(text: str, directory: Path, mode: str) -> config.Settings:
     ):
         assert old in text
         text = text.replace(old, new)
-    return config.parse(text, "bench").settings
+    return loader.parse(text, "bench").settings
 
 
 async def measured() -> list[Row]:
-    """Give the rows: for each growth one with delta and one without."""
+    """Return the rows: for each growth one with delta and one without."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("DDSLOGD_BENCH_DIRECTORY")) as directory:
         async with benches(Path(directory)) as bench:
             return [row for grown in GROWTHS for row in await bench.rows(grown)]

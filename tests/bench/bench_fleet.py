@@ -1,6 +1,6 @@
-"""What ten thousand instances take: memory, processor, how late ticks are, how long a start takes. Against a sandbox.
+"""What ten thousand instances take: memory, processor, how late runs are, how long a start takes. Against a sandbox.
 
-Each part runs in a process of its own, the sandbox too. Time is compressed: `SPEED` ticks in the time of one. Fails
+Each part runs in a process of its own, the sandbox too. Time is compressed: `SPEED` runs in the time of one. Fails
 where a goal is missed, but for the loop's lag, which a busy machine may let miss it by far.
 """
 
@@ -22,25 +22,28 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from bench import books
-from ddslogd import config
-from ddslogd.operate import log
-from ddslogd.operate.progress import Silent
-from ddslogd.pacing import EPOCH, SystemClock, phase
+from ddslogd.config import loader
+from ddslogd.model.cycle import Silent
+from ddslogd.model.redactor import Redactor
+from ddslogd.monitoring import logs
 from ddslogd.sandbox import Sandbox, configuration, replica_set
-from ddslogd.service import opened
+from ddslogd.scheduling.clock import EPOCH, SystemClock
+from ddslogd.scheduling.triggers import phase
+from ddslogd.service.factory import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddslogd.models import CycleReport, Every, Instance
-    from ddslogd.service import Service
+    from ddslogd.model.cycle import CycleReport
+    from ddslogd.model.instance import Every, Instance
+    from ddslogd.service.service import Service
 
 INSTANCES = 10_000
 NODES = 3 * INSTANCES
 SNAPSHOTS = 1_000_000
 FILES = 100_000  # on disk, of the snapshots
 SPEED = 3.0
-RUN_S = 60.0  # of 400, that hold one tick of each instance
+RUN_S = 60.0  # of 400, that hold one run of each instance
 FIRST_START_S = 30.0
 IDLE_S = 20.0
 FIRST_START = "first start, all due"
@@ -69,17 +72,17 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Tell whether the goal is met."""
+        """Return whether the goal is met."""
         return self.goal is None or self.value < self.goal
 
     @property
     def bearable(self) -> bool:
-        """Tell whether it is good, or missed by what a busy machine may do."""
+        """Return whether it is good, or missed by what a busy machine may do."""
         return self.goal is None or self.value < self.goal * ROOM.get(self.name, 1.0)
 
 
 def rss_mib() -> float:
-    """Give the memory of this process that is in RAM."""
+    """Return the memory of this process that is in RAM."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / MIB
 
@@ -103,13 +106,13 @@ class Probe:
                 self.most_files = max(self.most_files, len(os.listdir("/proc/self/fd")))  # noqa: PTH208  # the number only
 
     def listen(self, service: Service) -> None:
-        """Note how late each cycle begins after its tick on the grid."""
+        """Record how late each cycle begins after its run on the grid."""
         collect = service._collector.collect
 
         async def noted(instance: Instance, *, tick: Any) -> CycleReport:
             schedule: Any = instance.schedule
             late = late_s(schedule, instance.id)
-            if late < time.perf_counter() - self.began:  # else the tick came before the start
+            if late < time.perf_counter() - self.began:  # else the run came before the start
                 self.late_s.append(late)
             report = await collect(instance, tick=tick)
             self.cycles.append(report)
@@ -118,7 +121,7 @@ class Probe:
         service._collector.collect = noted  # type: ignore[method-assign]  # a benchmark's ear
 
     def told(self) -> dict[str, float]:
-        """Give what was seen."""
+        """Return what was seen."""
         good = sum(not report.error and not report.failures for report in self.cycles)
         return {
             "cycles": len(self.cycles),
@@ -130,13 +133,13 @@ class Probe:
 
 
 def late_s(schedule: Every, key: str) -> float:
-    """Give how long ago the last tick of a grid was."""
+    """Return how long ago the last run of a grid was."""
     shift = phase(key, schedule.interval)
     return ((SystemClock().now() - EPOCH - shift) % schedule.interval).total_seconds()
 
 
 def percentile(values: list[float], hundredth: int) -> float:
-    """Give the value that so many hundredths stay under."""
+    """Return the value that so many hundredths stay under."""
     return quantiles(values, n=100)[hundredth - 1] if len(values) > 1 else 0.0
 
 
@@ -144,10 +147,10 @@ async def start(root: Path, began: float) -> dict[str, float]:
     """Start with the large ledger, and then let nobody be due."""
     told = {"interpreter and imports, s": time.time() - began}
     at = time.perf_counter()
-    settings = config.load(root / "ddslogd.yaml").settings
+    settings = loader.load(root / "ddslogd.yaml").settings
     told["configuration, s"] = time.perf_counter() - at
     at = time.perf_counter()
-    async with opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None) as service:
+    async with opened(settings, clock=SystemClock(), progress=Silent(), redactor=Redactor()) as service:
         told["directory and ledger, s"] = time.perf_counter() - at
         probe = Probe()
         serving = asyncio.create_task(service.serve())
@@ -170,9 +173,9 @@ async def start(root: Path, began: float) -> dict[str, float]:
 
 async def run(root: Path, lasts_s: float) -> dict[str, float]:
     """Collect for a while."""
-    settings = config.load(root / "ddslogd.yaml").settings
+    settings = loader.load(root / "ddslogd.yaml").settings
     probe = Probe()
-    async with opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None) as service:
+    async with opened(settings, clock=SystemClock(), progress=Silent(), redactor=Redactor()) as service:
         probe.listen(service)
         serving, watching = asyncio.create_task(service.serve()), asyncio.create_task(probe.watch())
         used, at = time.process_time(), time.perf_counter()
@@ -194,7 +197,7 @@ async def cloud(instances: int, speed: float) -> None:
     sandbox = Sandbox(
         fleet=[replica_set(name) for name in books.names(instances)],
         speed=speed,
-        lines_per_second=0.05 / period_s,  # mostly quiet: a line in twenty ticks
+        lines_per_second=0.05 / period_s,  # mostly quiet: a line in twenty runs
         backlog=timedelta(0),
         keep_exports=2,
     )
@@ -246,7 +249,7 @@ def rows(instances: int = INSTANCES, snapshots: int = SNAPSHOTS, files: int = FI
 
 
 def table(part: str, told: dict[str, float]) -> Iterator[Row]:
-    """Put a goal beside each number that has one."""
+    """Put a goal next to each number that has one."""
     for name, value in told.items():
         # Two thousand cycles begin within seconds: what the loop does then is told, and is no goal.
         free = part == FIRST_START and name.startswith("loop lag")
@@ -255,7 +258,7 @@ def table(part: str, told: dict[str, float]) -> Iterator[Row]:
 
 def be(part: str, first: str, second: str) -> int:
     """Be one of the processes."""
-    log.configure(log.Redactor(), level="error", form="console")
+    logs.configure(Redactor(), level="error", form="console")
     match part:
         case "start":
             print(json.dumps(asyncio.run(start(Path(first), float(second)))))

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 from bench import books
 from bench.bench_fleet import rss_mib
-from ddslogd import config
-from ddslogd.operate import log
-from ddslogd.operate.progress import Silent
+from ddslogd.config import loader
+from ddslogd.model.cycle import Silent
+from ddslogd.model.redactor import Redactor
+from ddslogd.monitoring import logs
 from ddslogd.sandbox import Sandbox, configuration, replica_set
-from ddslogd.service import opened
+from ddslogd.service.factory import opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,11 +48,11 @@ class FastClock:
         self._since = since
 
     def now(self) -> datetime:
-        """Give the time: aware, UTC."""
+        """Return the time: aware, UTC."""
         return datetime.fromtimestamp(self._since + (time.time() - self._since) * FASTER, UTC)
 
     def monotonic(self) -> float:
-        """Give steady seconds, fast ones."""
+        """Return steady seconds, fast ones."""
         return time.monotonic() * FASTER
 
     async def sleep(self, seconds: float) -> None:
@@ -81,8 +82,8 @@ async def collect(root: Path, text: str, since: float, minutes: float) -> list[f
     text = text.replace('"DIRECTORY"', str(root / "logs")).replace('"STATE"', str(root / "state"))
     text = text.replace("  keep_free: 0", KEEP).replace("calls_per_minute: 60", "calls_per_minute: 12000")
     clock, memory = FastClock(since), []
-    settings = config.parse(text, "soak").settings
-    async with opened(settings, clock=clock, progress=Silent(), redact=lambda _: None) as service:
+    settings = loader.parse(text, "soak").settings
+    async with opened(settings, clock=clock, progress=Silent(), redactor=Redactor()) as service:
         serving = asyncio.create_task(service.serve())
         for hour in range(int(minutes * 60 * FASTER / HOUR.total_seconds())):
             await clock.sleep(HOUR.total_seconds())
@@ -95,7 +96,7 @@ async def collect(root: Path, text: str, since: float, minutes: float) -> list[f
 
 
 def held(root: Path) -> str:
-    """Say what is on disk."""
+    """Return what is on disk."""
     snapshots = [path.stat().st_size for path in (root / "logs/snapshots").rglob("*.log")]
     streams = [path.stat().st_size for path in (root / "logs/streams").rglob("*") if path.is_file()]
     ledger = (root / "state/ledger.sqlite3").stat().st_size
@@ -106,7 +107,7 @@ def held(root: Path) -> str:
 
 
 def growth(memory: Sequence[float]) -> float:
-    """Give how much the line through the values rises from end to end, after the warm-up."""
+    """Return how much the line through the values rises from end to end, after the warm-up."""
     values = memory[int(len(memory) * WARM_UP) :]
     middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
     square = sum((at - middle) ** 2 for at in range(len(values)))
@@ -115,7 +116,7 @@ def growth(memory: Sequence[float]) -> float:
 
 def main() -> int:
     """Print what is held as time goes by; give the exit status."""
-    log.configure(log.Redactor(), level="error", form="console")
+    logs.configure(Redactor(), level="error", form="console")
     if sys.argv[1:2] == ["cloud"]:
         asyncio.run(cloud(float(sys.argv[2])))
         return 0

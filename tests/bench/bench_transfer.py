@@ -1,4 +1,4 @@
-"""Whole files at the speed of curl: the daemon beside curl and beside the loop that everyone writes, in one run.
+"""Whole files at the speed of curl: the daemon next to curl and next to the loop that everyone writes, in one run.
 
 All fetch the same files by https from nginx on loopback, 16 at a time (32 in the second set), and end when everything
 is durable: the daemon as it always does, curl and two of the loops by a sync of all files and the directory afterwards.
@@ -127,13 +127,12 @@ def _sync(path: Path, how: Callable[[int], None]) -> None:
     os.close(fd)
 
 
-def child(kind: str, *, uvloop: bool = False, stream: bool = False, verify: str = "md5") -> Any:
-    """Give a run in a process of its own, that measures itself from when it is ready to begin."""
+def child(kind: str, *, stream: bool = False, verify: str = "md5") -> Any:
+    """Return a run in a process of its own, that measures itself from when it is ready to begin."""
 
     def run(servers: Servers, objects: ObjectSet, directory: Path) -> Took:
         told = {
             "kind": kind,
-            "uvloop": uvloop,
             "stream": stream,
             "verify": verify,
             "store": servers.store,
@@ -158,7 +157,6 @@ RUNS: dict[str, Any] = {
     "bare loop, then sync": child("bare"),
     DAEMON: child("daemon"),
     BY_LENGTH: child("daemon", verify="length"),
-    "on uvloop": child("daemon", uvloop=True),
     "with streams": child("daemon", stream=True),
 }
 
@@ -168,12 +166,7 @@ def begin_child(told: dict[str, Any]) -> None:
     objects = ObjectSet(name=told["name"], count=told["count"], size=told["size"])
     directory = Path(told["directory"])
     work = daemon(told, objects, directory) if told["kind"] == "daemon" else loop(told, objects, directory)
-    factory = None
-    if told["uvloop"]:
-        import uvloop  # noqa: PLC0415  # optional
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner() as runner:
         wall_s, cpu_s = runner.run(work)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "rss": rss}))
@@ -221,7 +214,7 @@ async def _fetch(
 
 
 def _bare(threads: ThreadPoolExecutor) -> Any:
-    """Give what fetches with as little as can be done: one batch is gathered while another is written."""
+    """Return what fetches with as little as can be done: one batch is gathered while another is written."""
 
     def write(fd: int, chunks: list[bytes], md5: hashlib._Hash) -> None:
         os.writev(fd, chunks)
@@ -261,7 +254,7 @@ class _Safe:
         self._one = asyncio.Lock()
 
     async def keep(self, path: Path) -> None:
-        """Give a file its name in a directory of its own, and enter it."""
+        """Rename a file into a directory of its own, and enter it."""
         await asyncio.to_thread(self._rename, path)
         async with self._one:
             await asyncio.to_thread(self._db.execute, "INSERT INTO snapshots VALUES (?)", (str(path),))
@@ -280,15 +273,16 @@ async def daemon(told: dict[str, Any], objects: ObjectSet, directory: Path) -> t
     """Let the daemon run one cycle of an instance whose export is the set: each file is of a node of its own."""
     import structlog  # noqa: PLC0415  # a child's
 
-    from ddslogd import config  # noqa: PLC0415  # a child's
-    from ddslogd.operate.progress import Silent  # noqa: PLC0415  # a child's
-    from ddslogd.pacing import SystemClock  # noqa: PLC0415  # a child's
-    from ddslogd.service import opened  # noqa: PLC0415  # a child's
+    from ddslogd.config import loader  # noqa: PLC0415  # a child's
+    from ddslogd.model.cycle import Silent  # noqa: PLC0415  # a child's
+    from ddslogd.model.redactor import Redactor  # noqa: PLC0415  # a child's
+    from ddslogd.scheduling.clock import SystemClock  # noqa: PLC0415  # a child's
+    from ddslogd.service.factory import opened  # noqa: PLC0415  # a child's
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     os.environ["DDSLOGD_TOKEN"] = "made-up"  # the made-up API takes any
-    settings = config.parse(_configuration(told, objects, directory), "bench").settings
-    async with opened(settings, clock=SystemClock(), progress=Silent(), redact=lambda _: None) as service:
+    settings = loader.parse(_configuration(told, objects, directory), "bench").settings
+    async with opened(settings, clock=SystemClock(), progress=Silent(), redactor=Redactor()) as service:
         began, cpu = time.perf_counter(), time.process_time()
         (report,) = await service.once(settings.fleet())
         took = time.perf_counter() - began, time.process_time() - cpu

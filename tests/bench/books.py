@@ -7,10 +7,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ddslogd.models import LogFile, LogKind
-from ddslogd.storage import database, layout
-from ddslogd.storage.database import ms_of
-from ddslogd.storage.ledger import FILE_NAME, KEPT_CYCLES
+from ddslogd.model.instance import LogKind
+from ddslogd.model.snapshot import LogFile
+from ddslogd.storage import paths
+from ddslogd.storage.ledger import database
+from ddslogd.storage.ledger.cycle_records import KEPT_CYCLES
+from ddslogd.storage.ledger.database import ms_of
+from ddslogd.storage.ledger.snapshot_records import FILE_NAME
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,7 +29,7 @@ SNAPSHOT = (
     " sha256, etag, verified, request_ids, attempts, began_ms, stored_ms, present, taken)"
     " VALUES (?, ?, ?, ?, 'error', ?, ?, ?, 1, 4096, ?, '', ?, 1, ?, 1, ?, ?, 1, 1)"
 )
-STREAM = "INSERT INTO streams VALUES (?, ?, 'error', ?, 4096, ?, ?, ?, ?, ?, 4096, ?, '')"
+STREAM = "INSERT INTO streams VALUES (?, ?, 'error', ?, 4096, ?, ?, ?, ?, ?, 4096, ?, '', 0, ?, 0)"
 CYCLE = (
     "INSERT INTO cycles (instance, tick_ms, started_ms, finished_ms, outcome, stored, unchanged, failed, stored_bytes,"
     " fetched_bytes, error) VALUES (?, ?, ?, ?, 'ok', 0, 3, 0, 0, 0, '')"
@@ -35,7 +38,7 @@ NODE = "INSERT INTO nodes VALUES (?, ?, ?, 'replica', 'Secondary')"
 
 
 def names(instances: int) -> list[str]:
-    """Give the names of so many instances."""
+    """Return the names of so many instances."""
     return [f"db-{number:05d}" for number in range(instances)]
 
 
@@ -45,12 +48,12 @@ def identity(name: str, suffix: str) -> str:
 
 
 def nodes_of(instance: str) -> list[str]:
-    """Give the names of an instance's three nodes, as the sandbox has them."""
+    """Return the names of an instance's three nodes, as the sandbox has them."""
     return [f"{instance}_replica_node_{number}" for number in (1, 2, 3)]
 
 
 def snapshot_file(instance: str, node: str, moment: datetime) -> LogFile:
-    """Give the file that an export of a node left at a moment."""
+    """Return the file that an export of a node left at a moment."""
     name = f"{PROJECT}_{identity(node, 'no02')}_errorlog_{moment:%Y%m%d%H%M%S}000"
     return LogFile(instance=instance, log=LogKind.ERROR, node=node, file_name=name, updated_at=moment)
 
@@ -91,18 +94,19 @@ def _write_instances(db: sqlite3.Connection, instances: list[str], *, each: int,
 
 
 def _snapshot(file: LogFile) -> Row:
-    key, at = layout.key(file), ms_of(file.updated_at)
+    key, at = paths.key(file), ms_of(file.updated_at)
     md5 = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
     requests = f"{md5} {md5[::-1]}"
-    own = (key, key, layout.series(key), file.instance, file.node, file.file_name)
+    own = (key, key, paths.series(key), file.instance, file.node, file.file_name)
     return (*own, at, md5, f'"{md5}"', requests, at, at + 5_000)
 
 
 def _stream(files: list[LogFile]) -> Iterator[Row]:
     if files:
-        file, key = files[-1], layout.key(files[-1])
+        file, key = files[-1], paths.key(files[-1])
         first, last = ms_of(files[0].updated_at), ms_of(file.updated_at)
-        yield (layout.series(key), file.instance, file.node, first, first, last, key, last, last)
+        newest = paths.stream_file(key, files[0].updated_at).as_posix()
+        yield (paths.series(key), file.instance, file.node, first, first, last, key, last, last, newest)
 
 
 def write_files(directory: Path, *, instances: int, snapshots: int, now: datetime) -> None:
@@ -110,14 +114,14 @@ def write_files(directory: Path, *, instances: int, snapshots: int, now: datetim
     each = snapshots // (3 * instances)
     for instance in names(instances):
         for node in nodes_of(instance):
-            keys = [layout.key(snapshot_file(instance, node, now - EVERY * age)) for age in range(each)]
+            keys = [paths.key(snapshot_file(instance, node, now - EVERY * age)) for age in range(each)]
             (directory / keys[0]).parent.mkdir(parents=True)
             for key in keys:
                 (directory / key).write_bytes(b"x\n")
 
 
 def configuration(instances: int, *, directory: Path, state: Path) -> str:
-    """Give a configuration that names so many instances, of a cloud that does not answer."""
+    """Return a configuration that names so many instances, of a cloud that does not answer."""
     entries = "".join(f'  - id: {identity(name, "in02")}\n    name: "{name}"\n' for name in names(instances))
     return f"""\
 clouds:
@@ -139,5 +143,5 @@ instances:
 
 
 def today() -> datetime:
-    """Give the time, in whole seconds."""
+    """Return the time, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-PROJECT = "0" * 32
+PROJECT = "1" * 32
 LINE = (
     b'{"t":{"$date":"2026-01-02T03:04:05.678+00:00"},"s":"W","c":"NETWORK","id":22943,"ctx":"conn%08d","msg":"limit"}\n'
 )
@@ -61,7 +61,7 @@ class ObjectSet:
         return self.count * self.size
 
     def paths(self) -> list[str]:
-        """Give the path of each object in the store's URL."""
+        """Return the path of each object in the store's URL."""
         return [f"/{self.name}/{number}" for number in range(self.count)]
 
 
@@ -97,8 +97,8 @@ def serving(root: Path, sets: Sequence[ObjectSet]) -> Iterator[Servers]:
 
 
 def instance_id(number: int) -> str:
-    """Give the id of the instance whose export is the set of that number."""
-    return f"{number:032d}in02"
+    """Return the id of the instance whose export is the set of that number."""
+    return f"1{number:031d}in02"  # an id of zeros is refused
 
 
 def _certificate(root: Path) -> None:
@@ -159,7 +159,7 @@ async def serve_api(described: str) -> None:
     told = json.loads(described)
 
     async def export(request: web.Request) -> web.Response:
-        number = int(request.match_info["instance"].removesuffix("in02"))
+        number = int(request.match_info["instance"].removesuffix("in02")[1:])
         name, count = list(told["sets"].items())[number]
         now = datetime.now(UTC)
         expires = int((now + timedelta(hours=1)).timestamp())

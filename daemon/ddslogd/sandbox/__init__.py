@@ -5,9 +5,8 @@ Written from the API's reference alone, so that client and sandbox check each ot
 
 from __future__ import annotations
 
-from ddslogd.sandbox.configuration import configuration
-from ddslogd.sandbox.faults import ApiError, Faults
-from ddslogd.sandbox.fleet import (
+from ddslogd.sandbox.dds.log_kinds import LogKind
+from ddslogd.sandbox.dds.topology import (
     Fleet,
     SandboxGroup,
     SandboxInstance,
@@ -17,8 +16,10 @@ from ddslogd.sandbox.fleet import (
     replica_set,
     single,
 )
-from ddslogd.sandbox.journal import RequestRecord
-from ddslogd.sandbox.kinds import LogKind
+from ddslogd.sandbox.fault_options import fault_forms, read_faults
+from ddslogd.sandbox.faults import ApiError, Faults
+from ddslogd.sandbox.request_log import RequestRecord
+from ddslogd.sandbox.sample_config import configuration
 from ddslogd.sandbox.server import Sandbox
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "cluster",
     "configuration",
     "default_fleet",
+    "fault_forms",
+    "read_faults",
     "replica_set",
     "single",
 ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def utc_now() -> datetime:
-    """Give the host's time."""
+    """Return the host's time."""
     return datetime.now(UTC)
 
 
@@ -22,7 +22,7 @@ class CloudClock:
     Args:
         now: Where time comes from; aware.
         speed: What every duration of the cloud is divided by.
-        faults: Of the whole cloud; their ``skew`` is added to what it says the time is.
+        faults: Of the whole cloud; their ``skew`` and ``skew_of`` are added to what it says the time is.
     """
 
     def __init__(self, now: Callable[[], datetime], *, speed: float, faults: Faults) -> None:
@@ -31,13 +31,13 @@ class CloudClock:
         self.faults = faults
 
     def now(self) -> datetime:
-        """Give the true time."""
+        """Return the true time."""
         return self._now().astimezone(UTC)
 
-    def shown(self, moment: datetime | None = None) -> datetime:
-        """Give a moment (default: now) as the cloud's own clock has it."""
-        return (moment or self.now()) + self.faults.skew
+    def shown(self, moment: datetime | None = None, *, by: str = "dds") -> datetime:
+        """Return a moment (default: now) as the clock of one of the cloud's servers has it."""
+        return (moment or self.now()) + self.faults.skew + self.faults.skew_of.get(by, timedelta(0))
 
     def scaled(self, duration: timedelta) -> timedelta:
-        """Give how long a duration of the cloud takes in this sandbox."""
+        """Return how long a duration of the cloud takes in this sandbox."""
         return duration / self._speed

@@ -8,34 +8,35 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
-from ddslogd.sandbox.accesskeys import AccessKeys
 from ddslogd.sandbox.clock import CloudClock, utc_now
-from ddslogd.sandbox.dds import Dds
-from ddslogd.sandbox.delivery import Delivery
-from ddslogd.sandbox.estate import Estate
-from ddslogd.sandbox.exports import CloudRules
+from ddslogd.sandbox.dds.api import Dds
+from ddslogd.sandbox.dds.exports import CloudRules
+from ddslogd.sandbox.dds.instances import Estate
+from ddslogd.sandbox.dds.log_kinds import KINDS, LogKind
+from ddslogd.sandbox.dds.topology import default_fleet
+from ddslogd.sandbox.error_responses import gateway_refusal
 from ddslogd.sandbox.faults import Faults
-from ddslogd.sandbox.fleet import default_fleet
-from ddslogd.sandbox.iam import Account, Iam
-from ddslogd.sandbox.journal import Journal
-from ddslogd.sandbox.kinds import KINDS, LogKind
-from ddslogd.sandbox.metadata import KEY_LIFE, Metadata
-from ddslogd.sandbox.objects import ObjectStore
-from ddslogd.sandbox.replies import gateway_refusal
+from ddslogd.sandbox.iam.access_keys import AccessKeys
+from ddslogd.sandbox.iam.metadata_service import KEY_LIFE, Metadata
+from ddslogd.sandbox.iam.service import Iam, IamUser
+from ddslogd.sandbox.obs.object_response import Delivery
+from ddslogd.sandbox.obs.object_store import ObjectStore
+from ddslogd.sandbox.request_log import Journal
 
 if TYPE_CHECKING:
     from collections import Counter, deque
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from ddslogd.sandbox.accesskeys import TemporaryKey
-    from ddslogd.sandbox.fleet import Fleet, SandboxInstance
-    from ddslogd.sandbox.iam import TokenCheck
-    from ddslogd.sandbox.journal import Handler, RequestRecord
+    from ddslogd.sandbox.dds.topology import Fleet, SandboxInstance
+    from ddslogd.sandbox.iam.access_keys import TemporaryKey
+    from ddslogd.sandbox.iam.service import TokenCheck
+    from ddslogd.sandbox.request_log import Handler, RequestRecord
 
 _HOST = "127.0.0.1"
 _DEFAULT_FLEET = default_fleet()
 # Long enough for a reply that is on its way, too short to wait for one that a fault holds back.
+_LONGEST_HEADER = 128 * 1024  # bytes: tokens grow with the roles of their user
 _PATIENCE_S = 0.05
 
 
@@ -51,6 +52,7 @@ class Sandbox:
         backlog: How much log there is before the start.
         seed: Decides the lines and how long each export takes.
         token_life: Before the division.
+        token_length: Characters that a token has at least, as those of users with many roles do.
         link_life: From the reply on, before the division; rounded up to whole seconds, as a link has no others.
         fresh_for: How long an export's files are served before a call begins a new one, before the division.
         faults: What goes wrong; its fields may be changed at any time.
@@ -75,6 +77,7 @@ class Sandbox:
         backlog: timedelta = timedelta(hours=1),
         seed: int = 0,
         token_life: timedelta = timedelta(hours=24),
+        token_length: int = 0,
         link_life: timedelta = timedelta(minutes=5),
         fresh_for: timedelta = timedelta(minutes=15),
         faults: Faults | None = None,
@@ -87,7 +90,7 @@ class Sandbox:
         agency_only: bool = False,
     ) -> None:
         self.speed = speed
-        self._account = Account(project_id=project_id) if project_id else Account()
+        self._account = IamUser(project_id=project_id) if project_id else IamUser()
         self._account.agency_only = agency_only
         self.rules = CloudRules(
             project_id=self._account.project_id,
@@ -104,7 +107,9 @@ class Sandbox:
         self._clock = CloudClock(now, speed=speed, faults=faults or Faults())
         self._keys = AccessKeys(self._account.project_id, self._clock, seed=seed)
         self._metadata = Metadata(self._keys, self._clock)
-        self._iam = Iam(self._account, self._keys, self._clock, life=token_life, seed=seed, check=token_check)
+        self._iam = Iam(
+            self._account, self._keys, self._clock, life=token_life, seed=seed, check=token_check, least=token_length
+        )
         self._store = ObjectStore(self._clock)
         self._journal = Journal(self._clock)
         self._estate = Estate(fleet, rules=self.rules, store=self._store, clock=self._clock)
@@ -115,7 +120,11 @@ class Sandbox:
         """Listen; the endpoints hold from here on."""
         # A handler ends with its connection, so that one which a fault holds back does not outlive its client.
         self._runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_PATIENCE_S
+            self._application(),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=_PATIENCE_S,
+            max_field_size=_LONGEST_HEADER,
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, _HOST, self._port).start()
@@ -138,47 +147,47 @@ class Sandbox:
 
     @property
     def endpoint(self) -> str:
-        """Give where DDS is; its links point there too."""
+        """Return where DDS is; its links point there too."""
         return f"http://{_HOST}:{self._port}"
 
     @property
     def iam_endpoint(self) -> str:
-        """Give where IAM is."""
+        """Return where IAM is."""
         return self.endpoint
 
     @property
     def metadata_endpoint(self) -> str:
-        """Give where the metadata service is."""
+        """Return where the metadata service is."""
         return self.endpoint
 
     @property
     def faults(self) -> Faults:
-        """Give what goes wrong: set its fields."""
+        """Return what goes wrong: set its fields."""
         return self._clock.faults
 
     @property
     def project_id(self) -> str:
-        """Give the only project's id."""
+        """Return the only project's id."""
         return self._account.project_id
 
     @property
     def project_name(self) -> str:
-        """Give the only project's name."""
+        """Return the only project's name."""
         return self._account.project_name
 
     @property
     def domain_name(self) -> str:
-        """Give the domain of the only user."""
+        """Return the domain of the only user."""
         return self._account.domain_name
 
     @property
     def user_name(self) -> str:
-        """Give the only user's name."""
+        """Return the only user's name."""
         return self._account.user_name
 
     @property
     def password(self) -> str:
-        """Give the only user's password; to set it is to change it."""
+        """Return the only user's password; to set it is to change it."""
         return self._account.password
 
     @password.setter
@@ -187,7 +196,7 @@ class Sandbox:
 
     @property
     def access_key(self) -> str:
-        """Give the only user's lasting access key; to set it is to change it."""
+        """Return the only user's lasting access key; to set it is to change it."""
         return self._keys.access
 
     @access_key.setter
@@ -196,7 +205,7 @@ class Sandbox:
 
     @property
     def secret_key(self) -> str:
-        """Give the secret key that goes with it; to set it is to change it."""
+        """Return the secret key that goes with it; to set it is to change it."""
         return self._keys.secret
 
     @secret_key.setter
@@ -205,31 +214,31 @@ class Sandbox:
 
     @property
     def calls(self) -> Counter[str]:
-        """Give how many requests of each kind came, faults included."""
+        """Return how many requests of each kind came, faults included."""
         return self._journal.calls
 
     @property
     def requests(self) -> deque[RequestRecord]:
-        """Give the newest requests, oldest first."""
+        """Return the newest requests, oldest first."""
         return self._journal.requests
 
     @property
     def bytes_sent(self) -> int:
-        """Give how many bytes of objects went to sockets; no headers, no error bodies."""
+        """Return how many bytes of objects went to sockets; no headers, no error bodies."""
         return self._journal.bytes_sent
 
     @property
     def agency_name(self) -> str:
-        """Give the agency by which the user acts in the other domain."""
+        """Return the agency by which the user acts in the other domain."""
         return self._account.agency_name
 
     @property
     def agency_domain_name(self) -> str:
-        """Give the domain that the agency is of; it has the project too, and alone with ``agency_only``."""
+        """Return the domain that the agency is of; it has the project too, and alone with ``agency_only``."""
         return self._account.agency_domain_name
 
     def issue_token(self) -> str:
-        """Give a token for the user's own project, as a login would; with ``agency_only`` that is another project."""
+        """Return a token for the user's own project, as a login would; with ``agency_only`` that is another project."""
         return self._iam.issue()
 
     def revoke_tokens(self) -> None:
@@ -238,7 +247,7 @@ class Sandbox:
 
     @property
     def fleet(self) -> Fleet:
-        """Give the instances that are there now."""
+        """Return the instances that are there now."""
         return self._estate.fleet
 
     def add(self, instance: SandboxInstance) -> None:
@@ -250,7 +259,7 @@ class Sandbox:
         self._estate.remove(name_or_id)
 
     def issue_key(self, life: timedelta = KEY_LIFE) -> TemporaryKey:
-        """Give a temporary access key, as IAM's call for security tokens would."""
+        """Return a temporary access key, as IAM's call for security tokens would."""
         return self._keys.issue(life)
 
     def revoke_keys(self) -> None:
@@ -258,11 +267,11 @@ class Sandbox:
         self._metadata.revoke()
 
     def log_of(self, node_name: str, kind: LogKind = "error") -> bytes:
-        """Give everything the node has ever written, up to now; KeyError where it has no log of the kind."""
+        """Return everything the node has ever written, up to now; KeyError where it has no log of the kind."""
         return bytes(self._estate.node(node_name, kind).log.content)
 
     def exports_of(self, node_name: str, kind: LogKind = "error") -> list[bytes]:
-        """Give what the node's finished exports held, oldest first; replaced bytes follow those they replaced."""
+        """Return what the node's finished exports held, oldest first; replaced bytes follow those they replaced."""
         return list(self._estate.node(node_name, kind).contents)
 
     def write(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
@@ -270,11 +279,11 @@ class Sandbox:
         self._estate.node(node_name, kind).log.content.extend(data)
 
     def rewrite(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
-        """Give a node's log other content, as one that was rotated or repaired has."""
+        """Replace the content of a node's log, as of one that was rotated or repaired has."""
         self._estate.node(node_name, kind).log.content[:] = data
 
     def replace_object(self, node_name: str, data: bytes, kind: LogKind = "error") -> None:
-        """Give the node's newest object other bytes and so another ETag, under the same key."""
+        """Replace the bytes of the node's newest object, and so its ETag, under the same key."""
         self._estate.node(node_name, kind).replace(data)
 
     def finish_exports(self) -> None:

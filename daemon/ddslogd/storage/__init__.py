@@ -1,1 +1,1 @@
-"""What is on disk."""
+"""What is on disk: files, streams, and the ledger of both."""

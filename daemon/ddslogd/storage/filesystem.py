@@ -12,7 +12,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ddslogd.errors import StorageError
+from ddslogd.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -23,16 +23,58 @@ T = TypeVar("T")
 
 FILE_MODE = 0o640
 DIRECTORY_MODE = 0o750
+# Of what nobody but the daemon needs: who may read a file may lock it too, and keep the daemon waiting.
+PRIVATE_FILE_MODE = 0o600
+PRIVATE_DIRECTORY_MODE = 0o700
+# What is wrong with the file itself, and stays so: a bad sector, a link, nothing there, or nothing that may be read.
+# All else comes from the host (ENOSPC, EDQUOT, EFBIG, EROFS, EMFILE, ENFILE, ENOMEM, a share that is away), and passes.
+_OF_THE_FILE = {
+    errno.EIO,
+    errno.EBADMSG,
+    errno.EUCLEAN,
+    errno.ELOOP,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+}
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into ``StorageError``."""
+def disk(path: Path, *, host: bool = False) -> Iterator[None]:
+    """Turn the disk's refusals into ``StorageError``.
+
+    Args:
+        path: The file that is named.
+        host: Whether no refusal says anything of that file: it is another one that is written.
+    """
     try:
         yield
     except OSError as exc:
         name = errno.errorcode.get(exc.errno or 0, "?")
-        raise StorageError(f"{exc.strerror} ({name}): {path}") from exc
+        passing = host or exc.errno not in _OF_THE_FILE
+        hint = _of_root(path) if exc.errno in {errno.EACCES, errno.EPERM} else ""
+        raise StorageError(f"{exc.strerror} ({name}): {path}{hint}", passing=passing) from exc
+
+
+def _of_root(path: Path) -> str:
+    """Return what fixes it, where a command that root started has left something of root's on the way to a path."""
+    user = os.geteuid()
+    highest = None
+    for one in (path, *path.parents):
+        try:
+            owner = one.lstat().st_uid
+        except OSError:
+            continue
+        if owner == user:
+            return f": {highest} is root's: chown -R {user}: {highest}" if highest else ""
+        if owner != 0:
+            return ""
+        highest = one
+    return ""
 
 
 async def to_its_end(step: asyncio.Future[T]) -> T:
@@ -52,7 +94,7 @@ async def to_its_end(step: asyncio.Future[T]) -> T:
 
 
 async def in_thread(threads: Executor, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Take a blocking step in one of these threads, to its end; whoever is cancelled hears of no result."""
+    """Take a blocking step in one of these threads, to its end; whoever is cancelled is notified of no result."""
     return await to_its_end(asyncio.get_running_loop().run_in_executor(threads, partial(step, *args, **kwargs)))
 
 
@@ -67,7 +109,7 @@ def unbroken(steps: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is a file; blocks.
+    """Return whether there is a file; blocks.
 
     Raises:
         StorageError: The disk does not say.
@@ -115,6 +157,63 @@ def make_directories(root: Path, path: Path, *, seen: set[str]) -> set[Path]:
             new.add(Path(parent))
         seen.add(directory)
     return new
+
+
+def make_root(directory: Path, *, mode: int = DIRECTORY_MODE) -> None:
+    """Make a directory that all else is kept below, and have its name outlive a power cut.
+
+    Whether an earlier process made it, or one above it, and ended before it could sync that, is not known. So all are
+    synced that are above it on the same file system. What somebody else made and this user may not read is theirs to
+    sync.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    directory = directory.absolute()
+    made_in = {one.parent for one in (directory, *directory.parents) if not one.exists()}
+    directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    device = directory.stat().st_dev
+    for above in directory.parents:
+        if above.stat().st_dev != device:
+            return
+        try:
+            sync_directory(above)
+        except OSError:
+            if above in made_in:
+                raise
+
+
+def make_private(directory: Path, *, names: tuple[str, ...], itself: bool) -> None:
+    """Take files from everybody but their owner, and their directory where nothing else is in it; blocks.
+
+    Not while SQLite has one of them open: closing it here would take away the locks that SQLite holds.
+
+    Args:
+        directory: It exists.
+        names: What the names of the files begin with.
+        itself: Whether the directory is meant for them alone.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    with os.scandir(directory) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.name.startswith(names) and entry.is_file(follow_symlinks=False):
+            _make_private(Path(entry.path), os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE_FILE_MODE)
+    if itself and all(entry.name.startswith(names) for entry in found):
+        _make_private(directory, os.O_DIRECTORY, PRIVATE_DIRECTORY_MODE)
+
+
+def _make_private(path: Path, flags: int, mode: int) -> None:
+    """Narrow the mode of what is this user's; what is somebody else's is theirs to guard."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & ~mode:
+            os.fchmod(fd, stat.S_IMODE(status.st_mode) & mode)
+    finally:
+        os.close(fd)
 
 
 def _make_directory(path: str) -> bool:

@@ -2,7 +2,9 @@
 
 promises ─► whatever a crash interrupted, at once
 of       ─► one instance: its directory is looked through when its first cycle begins
-whole    ─► all the others, in slices, beside the cycles; before anything runs where the ledger is new
+whole    ─► all the others, in slices, next to the cycles; before anything runs where the ledger is new
+
+Where an empty ledger takes the place of a damaged one while the daemon runs, both begin again.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from ddslogd.errors import StorageError
-from ddslogd.models import LogFile, Snapshot
-from ddslogd.pacing import EPOCH
-from ddslogd.storage import layout
+from ddslogd.model.errors import StorageError
+from ddslogd.model.snapshot import LogFile, Snapshot
+from ddslogd.scheduling.clock import EPOCH
+from ddslogd.storage import paths
 from ddslogd.storage.filesystem import unbroken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ddslogd.pacing import Clock
-    from ddslogd.storage.ledger import Ledger
-    from ddslogd.storage.store import Store
+    from ddslogd.scheduling.clock import Clock
+    from ddslogd.storage.ledger.snapshot_records import Ledger
+    from ddslogd.storage.snapshots.store import Store
 
 log = structlog.get_logger()
 
@@ -50,10 +52,12 @@ class Recovery:
         """
         self._store = store
         self._ledger = ledger
-        self._names = {layout.segment(name): name for name in names}
+        self._names = {paths.segment(name): name for name in names}
+        self._nodes: dict[tuple[str, str], str] = {}  # by the names of directories
         self._clock = clock
         self._done: set[str] = set()  # directories' names
         self._over = False
+        self._generation = ledger.generation
         self._lock = asyncio.Lock()
         self._whole_lock = asyncio.Lock()
 
@@ -65,6 +69,7 @@ class Recovery:
         """
         for snapshot in await self._ledger.promised():
             if await _is_kept(self._store, snapshot):
+                await self._store.secure([snapshot.path])  # whoever gave it its name may not have come to that
                 await self._ledger.enter(snapshot)
                 log.info("ledger.completed", path=snapshot.path)
             else:
@@ -76,7 +81,8 @@ class Recovery:
         Raises:
             StorageError: The ledger cannot be written.
         """
-        directory = layout.segment(instance)
+        directory = paths.segment(instance)
+        self._follow_ledger()
         if self._over or directory in self._done:
             return
         self._names.setdefault(directory, instance)
@@ -90,10 +96,20 @@ class Recovery:
             StorageError: The ledger cannot be written. What was done is not done again.
         """
         async with self._whole_lock:
-            if not self._over:
+            self._follow_ledger()
+            while not self._over:
                 await self._bring_whole()
-                self._over = True
-                self._done.clear()
+                self._over = not self._follow_ledger()
+                if self._over:
+                    self._done.clear()
+
+    def _follow_ledger(self) -> bool:
+        """Begin again where an empty ledger took the place of the one before; tell whether one did."""
+        changed = self._generation != self._ledger.generation
+        if changed:
+            self._generation, self._over = self._ledger.generation, False
+            self._done.clear()
+        return changed
 
     async def _bring_whole(self) -> None:
         there = await asyncio.to_thread(self._store.instances)
@@ -108,17 +124,31 @@ class Recovery:
 
     async def _bring(self, directories: Sequence[str]) -> int:
         """Bring some directories in line, unless that is done; tell how many files were adopted."""
-        waiting = [one for one in directories if one not in self._done and not self._over]
+        self._follow_ledger()
+        waiting, generation = [one for one in directories if one not in self._done and not self._over], self._generation
         if not waiting:
             return 0
         found = await self._surveyed(waiting)
         missing = await self._ledger.reconcile(found, is_there=self._store.is_there)
         newest = _newest(missing)
+        await self._learn_names({key.split("/")[1] for key in missing})
         adopted = [one for key in missing if (one := await self._adopt(key, newest=key in newest)) is not None]
         if adopted:
+            await self._store.secure(one.path for one in adopted)
             await self._ledger.adopt(*adopted)
-        self._done.update(waiting)
+        if self._ledger.generation == generation:  # else what was entered may be in the file that was quarantined
+            self._done.update(waiting)
         return len(adopted)
+
+    async def _learn_names(self, directories: Iterable[str]) -> None:
+        """Learn the names that directories stand for: those of directories are altered where they were not plain."""
+        for directory in directories:
+            owner = await asyncio.to_thread(self._store.owner, directory)
+            if owner is None:
+                continue
+            if paths.segment(owner.name) == directory:
+                self._names.setdefault(directory, owner.name)
+            self._nodes |= {(directory, paths.segment(node.name)): node.name for node in owner.nodes.values()}
 
     @unbroken  # a thread that nobody waits for any more would sweep the parts of cycles that begin meanwhile
     async def _surveyed(self, directories: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -127,7 +157,7 @@ class Recovery:
     def _survey(self, directories: Sequence[str]) -> dict[str, Sequence[str]]:
         now = self._clock.now()
         found = ((one, self._store.survey(one, now)) for one in directories)
-        return {f"{layout.SNAPSHOTS}/{one}": keys for one, keys in found if _is_text(one)}
+        return {f"{paths.SNAPSHOTS}/{one}": keys for one, keys in found if _is_text(one)}
 
     async def _adopt(self, key: str, *, newest: bool) -> Snapshot | None:
         """Make the file's entry; None where it cannot be read, or is gone meanwhile."""
@@ -143,10 +173,10 @@ class Recovery:
         return Snapshot(
             file=LogFile(
                 instance=self._names.get(instance, instance),
-                log=layout.log_kind(key),
-                node=node,
-                file_name=layout.file_name(name),
-                updated_at=layout.updated_at(name) or EPOCH,
+                log=paths.log_kind(key),
+                node=self._nodes.get((instance, node), node),
+                file_name=paths.file_name(name),
+                updated_at=paths.updated_at(name) or EPOCH,
             ),
             key=key,
             path=key,
@@ -183,8 +213,8 @@ async def _is_kept(store: Store, promised: Snapshot) -> bool:
 
 
 def _newest(keys: Iterable[str]) -> set[str]:
-    """Give the newest of each series: the one that the next export is compared with."""
+    """Return the newest of each series: the one that the next export is compared with."""
     newest: dict[str, str] = {}
-    for key in sorted(keys, key=lambda key: layout.updated_at(key) or EPOCH):
-        newest[layout.series(key)] = key
+    for key in sorted(keys, key=lambda key: paths.updated_at(key) or EPOCH):
+        newest[paths.series(key)] = key
     return set(newest.values())

@@ -1,0 +1,221 @@
+"""The journey of one file, from its link to its entry in the ledger.
+
+link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ddslogd.huaweicloud.poll_schedule import SLACK
+from ddslogd.model.cycle import Failed
+from ddslogd.model.errors import CloudError, Corrupt, StorageError, TransferError
+from ddslogd.model.snapshot import Snapshot, Stored, Superseded, Unchanged
+from ddslogd.scheduling.clock import INSTANT
+from ddslogd.storage import paths
+from ddslogd.storage.filesystem import unbroken
+from ddslogd.storage.streams.log_time import AHEAD
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+    from ddslogd.collection.context import CycleContext
+    from ddslogd.collection.node_standings import NodeStandings
+    from ddslogd.download.downloader import Fetched
+    from ddslogd.huaweicloud.export import RunningExport
+    from ddslogd.model.cycle import Outcome
+    from ddslogd.model.errors import DdslogdError
+    from ddslogd.model.export import Link
+    from ddslogd.model.snapshot import LogFile, Seed
+    from ddslogd.storage.ledger.snapshot_records import HeldFiles
+    from ddslogd.storage.snapshots.partial_file import Part
+
+
+class FileCollection:
+    """Brings one file to disk; whatever is foreseen is an outcome."""
+
+    def __init__(
+        self,
+        link: Link,
+        export: RunningExport,
+        *,
+        context: CycleContext,
+        standings: NodeStandings,
+        one_by_one: Mapping[str, asyncio.Lock],
+    ) -> None:
+        """Prepare; the journey begins now.
+
+        Args:
+            link: To the file.
+            export: Renews the link.
+            context: Of the cycle.
+            standings: Hears what the file says of its node.
+            one_by_one: By series: held while a file is compared with those that are published, until it is entered.
+        """
+        self._link = link
+        self._export = export
+        self._context = context
+        self._archive = context.archive
+        self._standings = standings
+        self._one_by_one = one_by_one
+        self._file = link.file  # with another time where its bytes changed, see _as_of_now
+        self._received = 0
+        self._began_at = context.now()
+
+    async def run(self) -> Outcome:
+        """Bring the file to disk; return what became of it."""
+        file = self._link.file
+        try:
+            return await self._bring()
+        except (CloudError, TransferError, StorageError) as exc:
+            return self._failed(exc)
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it is this file's alone
+            instance = self._context.instance.name
+            return self._failed(self._context.bugs.note(exc, instance=instance, node=file.node, log=file.log.value))
+
+    def _failed(self, exc: DdslogdError) -> Failed:
+        file = self._file
+        return Failed(
+            log=file.log,
+            node=file.node,
+            file_name=file.file_name,
+            reason=str(exc),
+            kind=exc.kind,
+            fetched=self._received,
+        )
+
+    async def _bring(self) -> Outcome:
+        file = self._link.file
+        known = await self._archive.ledger.known(paths.key(file))
+        newest = known.newest
+        if known.held:
+            held = await self._held()
+            same = held is None or await self._is_same(held)
+            if held is None or same is not False:
+                return Unchanged(file=file) if same else Superseded(file=file)
+            self._file, newest = self._as_of_now(held.newest), held.newest
+        seed = self._seed(newest)
+        async with self._archive.store.part(self._file) as part:
+            try:
+                outcome = await self._fetch(part, seed)
+            finally:
+                self._received = part.received
+        if known.held and isinstance(outcome, Stored):
+            self._standings.note_grown(file)
+        return outcome
+
+    async def _held(self) -> HeldFiles | None:
+        """Return what is held of a file that may be another one now; None while the cloud serves an export: it is not.
+
+        Beyond that time the cloud should have made another export. A time that is yet to come says nothing.
+        """
+        age = self._context.account.api.now() - self._link.file.updated_at
+        if -timedelta(seconds=SLACK) <= age < self._context.settings.export.fresh_for:
+            return None
+        return await self._archive.ledger.held(paths.key(self._link.file))
+
+    async def _is_same(self, held: HeldFiles) -> bool | None:
+        """Return whether the object is still what is on disk; None where a newer one takes its place.
+
+        Raises:
+            TransferError: That cannot be told.
+            CloudError: A link could not be renewed.
+        """
+        link, latest, came_at = self._link, held.latest, held.since  # by the cloud's clock, as its own time
+        # Under this name and time, see _as_of_now; not where the bytes were the same after all.
+        has_grown = latest.path == latest.key and latest.file.updated_at > link.file.updated_at
+        made_at = latest.file.updated_at if has_grown else min(link.file.updated_at, came_at)
+        self._standings.note_made(link.file, made_at)
+        try:
+            return await self._context.account.downloader.same(
+                link, etag=latest.etag, size=latest.size, renew=self._export.renew
+            )
+        except (CloudError, TransferError) as exc:
+            if not self._standings.is_of_long_ago(made_at):
+                raise
+            self._standings.note_unproven(link.file, str(exc))  # there is more to be said of it than that
+            return True
+
+    def _as_of_now(self, newest: Snapshot) -> LogFile:
+        """Return the identity of a file whose bytes changed under its name and time: no name comes twice."""
+        now = self._context.account.api.now()
+        at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return replace(self._link.file, updated_at=max(at, newest.file.updated_at + INSTANT))
+
+    def _seed(self, newest: Snapshot | None) -> Seed | None:
+        """Return what the file may begin with the end of."""
+        is_off = self._context.settings.download.delta == "off"
+        return None if newest is None or is_off else self._archive.store.seed(newest)
+
+    async def _fetch(self, part: Part, seed: Seed | None) -> Outcome:
+        link, downloader, renew = self._link, self._context.account.downloader, self._export.renew
+        fetched = await downloader.fetch(link, part, renew=renew, seed=seed)
+        self._export.ended(link.file)  # before it is published, which may take a while
+        if fetched is not None and fetched.unchanged and seed is not None:
+            snapshot = self._snapshot(part, fetched)
+            snapshot = replace(snapshot, size=seed.size, md5=seed.md5, sha256=seed.sha256)
+            same = await self._archive.ledger.same_beside(snapshot)
+            if same is not None and await self._enter_as(same, snapshot, part):
+                return Unchanged(file=link.file, fetched=part.received)
+            # It is not next to it any more, or is gone: then it takes a copy of its own.
+            fetched = await downloader.fetch(link, part, renew=renew)
+        async with self._one_by_one[paths.series(paths.key(self._file))]:
+            return await self._keep(part, fetched)
+
+    async def _keep(self, part: Part, fetched: Fetched | None) -> Outcome:
+        """Publish what is whole, unless it is nothing new, and enter it in the ledger; one at a time of a series."""
+        link = self._link
+        if fetched is None:
+            await part.remove()
+            return Superseded(file=link.file, fetched=part.received)
+        if part.size == 0 or fetched.unpacked == 0:  # a quiet node; an empty file is never published
+            await part.remove()
+            if link.stated is not None and not link.stated.fits(0):
+                todo = "wait, the next cycle asks for it again; if it stays, open a ticket"
+                raise Corrupt(f"the object is empty, and the cloud's list has {link.stated}: {todo}")
+            return Unchanged(file=link.file, fetched=part.received)
+        return await self._publish(self._snapshot(part, fetched), part)
+
+    @unbroken  # else what is visible would be in no ledger until the next start, and come again with the next export
+    async def _publish(self, snapshot: Snapshot, part: Part) -> Outcome:
+        ledger = self._archive.ledger
+        same = await ledger.promise(snapshot)
+        if same is not None:
+            if await self._enter_as(same, snapshot, part):
+                return Unchanged(file=snapshot.file, fetched=part.received)
+            await ledger.promise(snapshot, even_if_same=True)
+        first_at, last_at = await part.publish(latest=self._context.account.api.now() + AHEAD)
+        snapshot = replace(snapshot, first_at=first_at, last_at=last_at)
+        await ledger.enter(snapshot)
+        return Stored(snapshot=snapshot, fetched=part.received)
+
+    def _snapshot(self, part: Part, fetched: Fetched) -> Snapshot:
+        key = paths.key(self._file)
+        return Snapshot(
+            file=self._file,
+            key=key,
+            path=key,
+            size=part.size,
+            md5=part.digests.md5,
+            sha256=part.digests.sha256,
+            etag=part.identity.etag,
+            verified=fetched.verified,
+            began_at=self._began_at,
+            stored_at=self._context.now(),
+            attempts=fetched.attempts,
+            request_ids=tuple(filter(None, (self._link.request_id, fetched.request_id))),
+            delta=fetched.delta,
+            fetched=part.received,
+        )
+
+    async def _enter_as(self, same: str, snapshot: Snapshot, part: Part) -> bool:
+        """Enter a file at the place of one next to it, which has the same bytes; False where that is gone."""
+        archive = self._archive
+        if not await archive.store.has(same):
+            return False
+        await part.remove()
+        await archive.ledger.enter(replace(snapshot, path=same))
+        return True

@@ -1,0 +1,1 @@
+"""The configuration: models, rules, and where in the file a value stands."""

@@ -1,0 +1,1 @@
+"""Checks of this host and these accounts, and the bundle for whoever is asked for help."""

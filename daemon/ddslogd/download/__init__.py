@@ -1,0 +1,1 @@
+"""One link becomes one partial file, whatever happens on the way."""

@@ -1,0 +1,1 @@
+"""Log services of the cloud: one file each."""

@@ -1,0 +1,1 @@
+"""The vocabulary: imports nothing of ours but itself."""

@@ -1,0 +1,1 @@
+"""What is known of the daemon's work: status, freshness, metrics, events."""

@@ -1,0 +1,1 @@
+"""The DDS service of the sandbox."""

@@ -1,0 +1,1 @@
+"""When something is due: knows no cloud and no disk."""

@@ -1,0 +1,1 @@
+"""The database of what is on disk, what failed, and where a gap is."""

@@ -1,0 +1,1 @@
+"""How far log shippers have read, one file for each program."""

@@ -1,0 +1,1 @@
+"""Files as the cloud had them, whole and final."""

@@ -1,0 +1,1 @@
+"""One continuous log for each node."""

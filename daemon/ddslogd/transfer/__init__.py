@@ -1,1 +1,0 @@
-"""From a link to a part file."""

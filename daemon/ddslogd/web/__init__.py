@@ -1,0 +1,1 @@
+"""The status page, the metrics and the status as JSON, over HTTP."""

@@ -1,0 +1,65 @@
+"""The parts together, over a restart: what the ledger knows of the last runs counts."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ddslogd.model.cycle import Silent
+
+if TYPE_CHECKING:
+    from ddslogd.model.cycle import CycleReport
+    from support.testbed import Bed
+
+
+class First(Silent):
+    """Waits for the first cycle that ends."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    def cycled(self, report: CycleReport) -> None:  # noqa: ARG002  # any will do
+        self.over.set()
+
+
+async def serve_one_cycle(bed: Bed) -> None:
+    first = First()
+    bed.progress = first
+    async with bed.open() as service:
+        serving = asyncio.create_task(service.serve())
+        async with asyncio.timeout(20):
+            await first.over.wait()
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+def ticks(bed: Bed) -> list[datetime]:
+    with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db:
+        rows = db.execute("SELECT tick_ms FROM cycles ORDER BY id").fetchall()
+    return [datetime.fromtimestamp(tick_ms / 1000, UTC) for (tick_ms,) in rows]
+
+
+async def test_a_restart_waits_for_the_next_tick_of_the_schedule(bed: Bed) -> None:
+    """Begun on a Friday, at once, then on Mondays, though it is restarted after each cycle.
+
+    The day is what counts: this clock jumps by a few minutes where several wait for it.
+    """
+    bed.set("every: 20m", 'cron: "0 0 * * 1"')
+    bed.set("keep_free: 0", "keep_free: 1000000GiB")  # a cycle that ends at once, so that no Monday passes meanwhile
+    for _ in range(3):
+        await serve_one_cycle(bed)
+
+    days = [tick.date().isoformat() for tick in ticks(bed)]
+    assert days == ["2026-01-02", "2026-01-05", "2026-01-12"]
+
+
+async def test_after_a_restart_it_is_known_who_has_been_waiting_longest(bed: Bed) -> None:
+    """An instance that has had a cycle goes behind one that never had any."""
+    await bed.collect()
+    async with bed.open() as service:
+        urgency = service._collector.urgency(bed.instance())
+
+    assert urgency == 1.0 + ticks(bed)[-1].timestamp()

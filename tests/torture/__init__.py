@@ -1,0 +1,1 @@
+"""What takes the daemon apart: kills, damaged ledgers, power cuts."""
