@@ -374,8 +374,8 @@ class Trial:
             Reported(
                 instance=event["instance"],
                 node=event["node"],
-                after=event["after"],
-                until=event["until"],
+                after=event.get("after"),  # the log leaves out what is null
+                until=event.get("until"),
                 cause=event["cause"],
             )
             for event in self.daemon.events
