@@ -14,7 +14,7 @@ PYTHONS ?= 3.11 3.12 3.13
 
 BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages
 
-.PHONY: help demo test test-page test-root test-hostile test-keystone test-deb test-pythons torture damage powercut fuzz \
+.PHONY: help demo test test-daemon test-page test-root test-hostile test-keystone test-deb test-pythons torture damage powercut fuzz \
 	bench $(BENCHES) bench-soak lint schema lock clean deb
 
 help: ## Show this
@@ -25,6 +25,9 @@ demo: $(INSTALLED) ## See it work, against a cloud on loopback; 10 seconds
 
 test: lint ## Lint, types and tests; 3 minutes
 	$(BIN)/pytest -q -n auto --dist worksteal
+
+test-daemon: $(INSTALLED) ## Start, reload, stop and harm it, each in a Python of its own, 1 minute
+	$(BIN)/pytest -q -n auto --dist worksteal -m daemon
 
 test-page: $(INSTALLED) ## Look at the page in Chromium (Debian's), 2 minutes; screenshots in build/screenshots
 	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_browser.py

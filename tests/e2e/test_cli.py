@@ -52,6 +52,7 @@ def stored(tmp_path: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in (tmp_path / "logs" / "snapshots").rglob("*.log")}
 
 
+@pytest.mark.daemon
 @pytest.mark.parametrize("command", main.commands.list_commands(click.Context(main.commands)))
 async def test_each_command_starts_in_a_python_of_its_own(command: str) -> None:
     """The other tests here fork one that has all modules imported."""
@@ -369,6 +370,7 @@ async def test_sandbox_prints_a_configuration_that_once_works_with(tmp_path: Pat
     assert yaml.safe_load(text)["instances"][0]["name"] == "orders"
 
 
+@pytest.mark.daemon
 async def test_demo_stores_what_the_cloud_exported_and_exits_0(tmp_path: Path) -> None:
     ended = await ddslogd("demo", "--directory", tmp_path)
 

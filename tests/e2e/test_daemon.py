@@ -10,6 +10,8 @@ from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ddslogd.sandbox import Sandbox, cluster, configuration, replica_set, single
 from support.testbed import ANY_PORT
 
@@ -53,6 +55,7 @@ def snapshots(tmp_path: Path, node: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(paths, key=lambda path: path.name.split(".", 1)[1])]
 
 
+@pytest.mark.daemon
 async def test_a_daemon_whose_ledger_is_harmed_says_so_and_its_streams_go_on(tmp_path: Path) -> None:
     """First it is removed, then overwritten; nobody restarts anything. No line has a time: the files are all there is.
 

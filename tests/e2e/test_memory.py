@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from ddslogd.sandbox import Sandbox, configuration, replica_set
 from support.testbed import ANY_PORT
 
@@ -24,6 +26,7 @@ def peak_of(pid: int) -> int:
     return int(found[1]) * 1024
 
 
+@pytest.mark.daemon
 async def test_thirty_two_transfers_at_a_time_take_little_memory(tmp_path: Path) -> None:
     fleet = (replica_set("solo", nodes=NODES),)
     async with Sandbox(fleet=fleet, speed=60, window=SIZE, lines_per_second=0) as sandbox:

@@ -170,6 +170,7 @@ AS_NOBODY = f"""if True:
     """
 
 
+@pytest.mark.daemon
 @pytest.mark.parametrize("command", ["status", "gaps"])
 async def test_who_may_not_read_the_ledger_is_told_what_works(shared: Bed, command: str) -> None:
     """A command line that does: here it is run without sudo, since this is root."""

@@ -242,6 +242,7 @@ def without_second(text: str) -> str:
     return text[: text.index("  - id: ", text.index('name: "solo"'))]
 
 
+@pytest.mark.daemon
 async def test_an_instance_that_is_added_is_collected_while_a_transfer_of_another_goes_on(tmp_path: Path) -> None:
     """The transfer is neither cut nor begun again: each byte comes once."""
     async with running(tmp_path, speed=300) as daemon:
@@ -271,6 +272,7 @@ async def test_an_instance_that_is_added_is_collected_while_a_transfer_of_anothe
         assert daemon.cloud.bytes_sent == len(LOG) + len(b"a line of the second\n")
 
 
+@pytest.mark.daemon
 async def test_a_stop_in_a_transfer_is_quick_and_the_next_start_goes_on_with_it(tmp_path: Path) -> None:
     """No byte that was on disk is fetched again."""
     log = LOG * 20

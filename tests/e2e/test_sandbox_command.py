@@ -68,6 +68,7 @@ def test_each_fault_that_is_no_function_can_be_named() -> None:
     assert unnamed == {"after_object", "page_instead", "metadata_mangle", "mangle", "link_rewrite"}
 
 
+@pytest.mark.daemon
 async def test_the_lines_for_contributors_work_as_they_are_pasted(tmp_path: Path) -> None:
     """In a shell that runs them one after the other; the sandbox is in the background."""
     (block,) = re.findall(r"```\n(ddslogd sandbox --speed 60 .*?)```", CONTRIBUTING.read_text(), re.DOTALL)
@@ -82,6 +83,7 @@ async def test_the_lines_for_contributors_work_as_they_are_pasted(tmp_path: Path
     assert (tmp_path / "sandbox.yaml").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.daemon
 async def test_a_sandbox_that_is_told_to_go_wrong_does(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ddslogd"]
     sandbox = await asyncio.create_subprocess_exec(

@@ -188,6 +188,7 @@ async def daemon(tmp_path: Path, systemd: socket.socket, address: str) -> AsyncI
             await process.communicate()
 
 
+@pytest.mark.daemon
 async def test_the_daemon_is_ready_when_its_ledger_is_open(daemon: Daemon, tmp_path: Path) -> None:
     await daemon.hears("READY=1")
 
@@ -195,6 +196,7 @@ async def test_the_daemon_is_ready_when_its_ledger_is_open(daemon: Daemon, tmp_p
     assert (daemon.heard, there) == (["READY=1"], True)
 
 
+@pytest.mark.daemon
 async def test_the_daemon_says_how_it_goes_and_that_its_loop_turns(daemon: Daemon) -> None:
     status = await daemon.hears("STATUS=1/1 instances fresh, next at ")
     begun = len(daemon.heard)
@@ -203,6 +205,7 @@ async def test_the_daemon_says_how_it_goes_and_that_its_loop_turns(daemon: Daemo
     assert status.removeprefix("STATUS=1/1 instances fresh, next at ")[2] == ":"
 
 
+@pytest.mark.daemon
 async def test_where_the_ledger_cannot_be_read_that_is_said(daemon: Daemon, tmp_path: Path) -> None:
     await daemon.hears("STATUS=1/1")
     with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite3")) as db:
@@ -214,6 +217,7 @@ async def test_where_the_ledger_cannot_be_read_that_is_said(daemon: Daemon, tmp_
     assert ("an older ddslogd wrote this ledger" in said, "status.bug" in events) == (True, False)
 
 
+@pytest.mark.daemon
 async def test_a_reload_is_told_from_its_beginning_to_its_end(daemon: Daemon) -> None:
     await daemon.hears("STATUS=1/1")
     begun = len(daemon.heard)
@@ -226,6 +230,7 @@ async def test_a_reload_is_told_from_its_beginning_to_its_end(daemon: Daemon) ->
     assert "config.reloaded" in events
 
 
+@pytest.mark.daemon
 async def test_a_configuration_that_is_wrong_is_refused_complaint_by_complaint(daemon: Daemon) -> None:
     await daemon.hears("STATUS=1/1")
     begun = len(daemon.heard)
@@ -241,6 +246,7 @@ async def test_a_configuration_that_is_wrong_is_refused_complaint_by_complaint(d
     )
 
 
+@pytest.mark.daemon
 async def test_the_status_says_that_the_last_reload_was_refused_until_one_is_not(daemon: Daemon) -> None:
     await daemon.hears("STATUS=1/1")
     good, begun = daemon.config.read_text(), len(daemon.heard)
@@ -257,6 +263,7 @@ async def test_the_status_says_that_the_last_reload_was_refused_until_one_is_not
     assert (rest in said, again.startswith("STATUS=1/1 instances fresh, next at ")) == (True, True)
 
 
+@pytest.mark.daemon
 async def test_the_daemon_says_that_it_stops_and_a_second_signal_changes_nothing(daemon: Daemon) -> None:
     await daemon.hears("STATUS=1/1")
     daemon.process.send_signal(signal.SIGTERM)

@@ -144,6 +144,7 @@ def test_a_cycle_that_failed_as_a_whole_counts_no_files() -> None:
     assert text_of(shown).splitlines() == ["failed     orders: no answer", "cycle      orders: failed after 45.0 s"]
 
 
+@pytest.mark.daemon
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
 async def test_once_that_is_stopped_says_what_stays(tmp_path: Path, number: signal.Signals, status: int) -> None:
     async with Sandbox(fleet=(single("solo"),), speed=1, lines_per_second=0) as cloud:
@@ -164,6 +165,7 @@ async def test_once_that_is_stopped_says_what_stays(tmp_path: Path, number: sign
     assert (process.returncode, err.decode()) == (status, said)
 
 
+@pytest.mark.daemon
 async def test_ctrl_c_on_a_terminal_ends_with_130(tmp_path: Path) -> None:
     """As somebody types it: the terminal sends the signal."""
     async with Sandbox(fleet=(single("solo"),), speed=1, lines_per_second=0) as cloud:

@@ -118,6 +118,7 @@ def write_configuration(cloud: Sandbox, tmp_path: Path, listen: str) -> Path:
     return path
 
 
+@pytest.mark.daemon
 async def test_whoever_takes_the_port_first_stops_no_collection(
     quick: Sandbox, tmp_path: Path, taken: socket.socket
 ) -> None:
@@ -173,6 +174,7 @@ async def first_event(process: asyncio.subprocess.Process, *names: str) -> dict[
                 return event
 
 
+@pytest.mark.daemon
 async def test_the_page_is_served_by_the_socket_that_systemd_opened(
     sandbox: Sandbox, tmp_path: Path, taken: socket.socket
 ) -> None:
@@ -187,6 +189,7 @@ async def test_the_page_is_served_by_the_socket_that_systemd_opened(
     assert (event["event"], event["port"], answer) == ("web.listening", port, "ok: the loop turns\n")
 
 
+@pytest.mark.daemon
 @pytest.mark.parametrize(("pid", "names"), [("1", "web"), ("$$", "metrics-of-another")])
 async def test_sockets_of_others_are_left_alone(
     sandbox: Sandbox, tmp_path: Path, taken: socket.socket, pid: str, names: str

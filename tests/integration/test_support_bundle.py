@@ -249,6 +249,7 @@ def test_the_file_is_its_owners_alone_and_never_written_over(bed: Bed, tmp_path:
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
+@pytest.mark.daemon
 async def test_the_command_says_where_it_is_and_what_to_look_at(bed: Bed, tmp_path: Path) -> None:
     target = tmp_path / "bundle.tar.gz"
     arguments = ["support-bundle", "-c", str(config_of(bed)), "-o", str(target)]

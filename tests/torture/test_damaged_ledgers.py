@@ -356,6 +356,7 @@ def _remove_the_wal(path: Path) -> None:
 HARM = [_remove, _remove_the_file_alone, _replace, _truncate, _overwrite, _write_a_copy_over, _remove_the_wal]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 async def test_a_ledger_that_is_harmed_while_running_is_said_and_no_line_is_lost_or_doubled(
     estate: Estate, harm: Callable[[Path], None]
@@ -379,6 +380,7 @@ async def test_a_ledger_that_is_harmed_while_running_is_said_and_no_line_is_lost
     assert service._archive.ledger.trouble
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 async def test_a_ledger_that_is_harmed_in_mid_cycle_is_made_good_at_once(
     estate: Estate, harm: Callable[[Path], None]
@@ -429,6 +431,7 @@ def untimed(first: int, end: int) -> bytes:
     return b"".join(b"line %d of the log\n" % number for number in range(first, end))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [lines, untimed])
 @pytest.mark.parametrize("snapshots", ["all", "latest"])
 async def test_a_ledger_that_is_lost_at_any_step_of_a_cycle_loses_and_doubles_no_line(
