@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.daemon
+
 GENERATIONS = 2
 NODE = "solo_single_node_1"
 NUMBERS = count()
@@ -55,7 +57,6 @@ def snapshots(tmp_path: Path, node: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(paths, key=lambda path: path.name.split(".", 1)[1])]
 
 
-@pytest.mark.daemon
 async def test_a_daemon_whose_ledger_is_harmed_says_so_and_its_streams_go_on(tmp_path: Path) -> None:
     """First it is removed, then overwritten; nobody restarts anything. No line has a time: the files are all there is.
 

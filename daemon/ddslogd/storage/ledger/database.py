@@ -639,15 +639,15 @@ def _aside(path: Path, number: int, ending: str) -> Path:
 
 
 def _migrate(db: sqlite3.Connection, path: Path, *, small: bool) -> bool:
-    """Bring the schema up to this version; tell whether there was one."""
+    """Bring the schema up to this version, in one transaction; return whether there was one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if not 0 <= version < VERSION + _FAR:
         raise LedgerDamaged(f"it is of no version ({version})")
     if version > VERSION and small:
         integrity_check.check_texts(db)  # a flipped bit may have made it newer, and those next to it tell
     _refuse_newer(version, path)
-    for number in range(version, VERSION):
-        db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    if version < VERSION:
+        db.executescript(f"BEGIN; {' '.join(MIGRATIONS[version:])} PRAGMA user_version = {VERSION}; COMMIT;")
     return bool(version > 0)
 
 
