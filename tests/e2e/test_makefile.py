@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import yaml
 
@@ -45,3 +46,11 @@ def test_before_a_commit_the_same_is_looked_at_as_by_make_lint() -> None:
 
     assert [hook["entry"] for hook in hooks] == recipe.splitlines()
     assert {(hook["language"], hook["pass_filenames"]) for hook in hooks} == {("system", False)}
+
+
+def test_each_file_with_a_slow_test_is_run_by_a_target() -> None:
+    """What is marked and named nowhere would never be run again."""
+    named = {path for pattern in re.findall(r"tests/\S+\.py", MAKEFILE) for path in ROOT.glob(pattern)}
+    marked = {path for path in ROOT.glob("tests/*/**/test_*.py") if "pytest.mark.slow" in path.read_text()}
+
+    assert (marked - named - {Path(__file__)}, bool(marked)) == (set(), True)

@@ -117,6 +117,7 @@ def page(written: Path, section: int, name: str) -> str:
     return text.replace("\\-", "-")
 
 
+@pytest.mark.daemon
 def test_the_manual_has_each_command_with_its_options(written: Path) -> None:
     sections = dict(re.findall(r'^\.SS "(.+)"\n((?:(?!\.S[SH] ).*\n)+)', page(written, 1, "ddslogd"), re.MULTILINE))
     context = click.Context(commands)
@@ -155,6 +156,7 @@ def test_groff_finds_nothing_to_warn_of(written: Path, file: str) -> None:
     assert "SEE ALSO" in text
 
 
+@pytest.mark.daemon
 def test_the_manual_is_the_same_at_each_build(written: Path, tmp_path: Path) -> None:
     run(sys.executable, DEB / "manual.py", tmp_path, PYTHONHASHSEED="7")
 

@@ -47,6 +47,7 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path, *, with_drop_
     assert told.stdout + told.stderr == ""
 
 
+@pytest.mark.daemon
 def test_the_unit_names_the_pages_of_the_manual(tmp_path: Path) -> None:
     """Those that the package is built with; `systemctl status` shows them, `systemctl help` opens them."""
     subprocess.run([sys.executable, ROOT / "systemd/deb/manual.py", tmp_path], check=True)

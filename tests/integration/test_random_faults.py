@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ from support.testbed import Bed, quiet_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+pytestmark = pytest.mark.slow
 
 FLEET = (replica_set("solo", nodes=3),)
 NODES = [node.name for node in FLEET[0].nodes]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from support.clocks import ManualClock
     from support.testbed import Bed
 
+pytestmark = pytest.mark.slow
+
 ROTATED = "stream: {rotate: {size: 1KiB}}\ninstances:"
 WHOLE = "stream: {rotate: {size: 1MiB}}\ninstances:"
 
