@@ -31,7 +31,7 @@ def works(instances: int) -> dict[str, Callable[[], object]]:
     """Return what is measured for a fleet of that size, by name."""
     status = fleet(instances)
     yields = {one.name: Yield(snapshots=3, stored_bytes=300) for one in status.instances}
-    counts = Counts(yields=yields, tallies={}, resumed=1, received=500)
+    counts = Counts(yields=yields, call_stats={}, resumed=1, received=500)
     return {
         "overview, a page": partial(page.overview, status, {}),
         "overview, all": partial(page.overview, status, {"show": "all", "sort": "age", "q": "shop"}),

@@ -556,7 +556,7 @@ async def found(tmp_path: Path, gone: list[str], live: LiveSettings) -> AsyncIte
     def made(chosen: config_settings.Settings = BOTH, **clouds: Lists) -> Discovery:
         apis = cast("dict[str, Api]", clouds)
         live.current = chosen
-        return Discovery(apis=apis, settings=live, roster=NodeRegistry(), ledger=ledger, gone=forget)
+        return Discovery(apis=apis, settings=live, node_registry=NodeRegistry(), ledger=ledger, gone=forget)
 
     yield made
     await ledger.close()

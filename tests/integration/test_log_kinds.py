@@ -79,7 +79,7 @@ async def test_an_unchanged_slow_log_is_told_as_unchanged(both: Bed, sandbox: Sa
 
 
 async def test_a_mongos_that_is_named_is_asked_for_its_error_log_only(bed: Bed) -> None:
-    """The cloud refuses a call for slow logs that names a mongos; the roster knows which one is."""
+    """The cloud refuses a call for slow logs that names a mongos; the registry of nodes knows which one is."""
     async with bed.cloud(fleet=(cluster("solo", mongos=1, shards=1, per_shard=1),)) as sandbox:
         nodes = {group.type: group.nodes[0] for group in sandbox.fleet[0].groups}
         for node in (nodes["mongos"], nodes["shard"]):

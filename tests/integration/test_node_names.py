@@ -155,10 +155,10 @@ async def test_rows_wait_for_a_list_that_another_export_has_asked_for(tmp_path: 
             await asyncio.sleep(0)
         return now
 
-    ledger, roster = Ledger(tmp_path), NodeRegistry()
+    ledger, node_registry = Ledger(tmp_path), NodeRegistry()
     await ledger.open()
-    roster.enter("solo", [listed])
-    names = NodeNames(ledger=ledger, roster=roster, directory=tmp_path)
+    node_registry.enter("solo", [listed])
+    names = NodeNames(ledger=ledger, node_registry=node_registry, directory=tmp_path)
     exports = [names.identifier(solo, kind, relist=relist) for kind in LogKind]
     await exports[0]([replace(row, node="before", called="before")])
     found = await asyncio.gather(*(identify([row]) for identify in exports))

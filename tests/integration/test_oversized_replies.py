@@ -244,13 +244,13 @@ def test_of_many_texts_the_first_ones_are_in_a_line(number: int, expected: str) 
 
 def test_what_a_roster_has_seen_since_the_last_list_is_bounded(bed: Bed) -> None:
     """Where no list may be had, nothing else would end it."""
-    roster, (kind,) = NodeRegistry(), bed.instance().logs
+    node_registry, (kind,) = NodeRegistry(), bed.instance().logs
     rows: Sequence[Row] = ()
     for cycle in range(20):
         rows = dds.read_export(
             json.dumps({"list": [row(cycle * 1000 + number, "EXPORTING") for number in range(1000)]}).encode()
         ).rows
-        roster.heard(bed.instance(), kind, rows)
+        node_registry.heard(bed.instance(), kind, rows)
 
-    assert len(roster._seen["solo"]) <= response_limits.MOST_NODES + response_limits.MAX_ROWS
-    assert roster.is_newer_than_list("solo", rows[-1].node)
+    assert len(node_registry._seen["solo"]) <= response_limits.MOST_NODES + response_limits.MAX_ROWS
+    assert node_registry.is_newer_than_list("solo", rows[-1].node)

@@ -205,14 +205,14 @@ async def test_a_transfer_goes_on_with_a_link_that_lives_by_the_store_s_clock(
     bed.set("attempts: 5", "attempts: 5\n  delta: off")
     renewed = []
     async with bed.open() as service:
-        tally = service._accounts.all()["sandbox"].api.tally
+        call_stats = service._accounts.all()["sandbox"].api.call_stats
         for waited in (0, 6, 1):
             sandbox.write(NODE, LOG)
-            before = tally.renewed
+            before = call_stats.renewed
             sandbox.faults.cut_after = [30_000]
             service._activity._progress = Interfering(partial(clock.forward, minutes=waited))
             await bed.collect()
-            renewed.append(tally.renewed - before)
+            renewed.append(call_stats.renewed - before)
             clock.forward(minutes=20)
 
     assert (refused(sandbox), renewed) == ([], [0, 1, 0])

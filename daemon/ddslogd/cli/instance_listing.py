@@ -64,14 +64,16 @@ async def offered(
         CloudError: A cloud whose instances have to be discovered does not list them.
     """
     async with AsyncExitStack() as stack:
-        apis, roster = await _apis(settings, clock=clock, redactor=redactor, stack=stack), NodeRegistry()
+        apis, node_registry = await _apis(settings, clock=clock, redactor=redactor, stack=stack), NodeRegistry()
         listings = {name: await api.instances() for name, api in apis.items() if settings.discover_entries(name)}
         fleet = {(one.cloud, one.id): one for one in settings.fleet()}
         for verdict in judge(settings, listings, names={}):
             if verdict.instance is not None:
                 fleet[verdict.cloud, verdict.listed.id] = verdict.instance
-                roster.enter(verdict.instance.name, verdict.listed.nodes)
-        limited = [(roster.limited(one, kind), kind) for one in choose(tuple(fleet.values())) for kind in one.logs]
+                node_registry.enter(verdict.instance.name, verdict.listed.nodes)
+        limited = [
+            (node_registry.limited(one, kind), kind) for one in choose(tuple(fleet.values())) for kind in one.logs
+        ]
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(_offer(apis[one.cloud], one, kind), name=f"{kind} log of {one.name}")

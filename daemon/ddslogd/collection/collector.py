@@ -51,9 +51,9 @@ class Collector:
         settings: LiveSettings,
         clock: Clock,
         progress: Progress,
-        roster: NodeRegistry,
+        node_registry: NodeRegistry,
         node_names: NodeNames,
-        habits: ExportHistory,
+        export_history: ExportHistory,
         last_ticks: Mapping[str, datetime],
     ) -> None:
         """Prepare.
@@ -64,9 +64,9 @@ class Collector:
             settings: Of the whole daemon; each cycle ends by those that it began with.
             clock: For the times in reports and the waits of exports.
             progress: Hears what becomes of each file.
-            roster: Knows the instances' nodes.
+            node_registry: Knows the instances' nodes.
             node_names: Knows what those nodes' files are called.
-            habits: Knows how their exports go.
+            export_history: Knows how their exports go.
             last_ticks: By instance name: the last run that had its cycle, to tell who has been waiting longest.
         """
         self._accounts = accounts
@@ -74,9 +74,9 @@ class Collector:
         self._clock = clock
         self._progress = progress
         self._node_names = node_names
-        self._habits = habits
+        self._export_history = export_history
         self.archive = archive
-        self.roster = roster
+        self.node_registry = node_registry
         self.busy: set[str] = set()
         self.bugs = BugLog()
         self.cycle_log = CycleLog(clock)
@@ -115,9 +115,9 @@ class Collector:
                     settings=self._settings.current,
                     clock=self._clock,
                     progress=self._progress,
-                    roster=self.roster,
+                    node_registry=self.node_registry,
                     node_names=self._node_names,
-                    habits=self._habits,
+                    export_history=self._export_history,
                     room=self._room,
                     bugs=self.bugs,
                     urgency=self.urgency(instance),
@@ -138,7 +138,7 @@ class Collector:
         """Enter a cycle in the ledger; return since when something fails, None where nothing does."""
         if report.outcome is not CycleOutcome.CACHED:  # it took no turn
             self._served_at[report.instance] = report.finished_at
-        self._habits.note(report.instance, report.habits)
+        self._export_history.note(report.instance, report.habits)
         since = None
         try:
             since = await self.archive.ledger.close_cycle(report, tick=tick)

@@ -77,9 +77,9 @@ class CycleContext:
         settings: In force at the cycle's start.
         clock: For the times in the report and the waits of exports.
         progress: Hears what becomes of each file.
-        roster: Knows the instance's nodes.
+        node_registry: Knows the instance's nodes.
         node_names: Knows what those nodes' files are called.
-        habits: Knows how its exports go.
+        export_history: Knows how its exports go.
         room: Knows whether there is room on disk.
         bugs: Takes what nobody foresaw.
         urgency: Of a new export, among those of the account.
@@ -92,9 +92,9 @@ class CycleContext:
     settings: Settings
     clock: Clock
     progress: Progress
-    roster: NodeRegistry
+    node_registry: NodeRegistry
     node_names: NodeNames
-    habits: ExportHistory
+    export_history: ExportHistory
     room: RoomCheck
     bugs: BugLog
     urgency: float

@@ -88,13 +88,13 @@ class Cycle:
 
     async def _follow_kind(self, kind: LogKind, group: asyncio.TaskGroup) -> None:
         context, result = self._context, self._result
-        instance = context.roster.limited(self._instance, kind)
+        instance = context.node_registry.limited(self._instance, kind)
         if instance is None:
             return  # none of the nodes that were asked for has such a log
         if context.selected is not None:
             await self._follow_selected(context.selected, instance, kind, group)
             return
-        until = context.habits.served_until(instance, kind, now=context.account.api.now())
+        until = context.export_history.served_until(instance, kind, now=context.account.api.now())
         if until is not None:
             result.note_cached(kind, until)
             return
@@ -112,7 +112,7 @@ class Cycle:
         """
         context, result = self._context, self._result
         narrowed = replace(instance, node_ids=selected.node_ids or instance.node_ids)
-        limited = context.roster.limited(narrowed, kind)
+        limited = context.node_registry.limited(narrowed, kind)
         wanted = selection.of_kind(selected, kind, limited.node_ids) if limited else None
         if limited is None or wanted is None:
             return
@@ -144,7 +144,7 @@ class Cycle:
                 work.close()
 
         context = self._context
-        known = context.habits.of(context.roster.limited(self._instance, kind) or instance, kind)
+        known = context.export_history.of(context.node_registry.limited(self._instance, kind) or instance, kind)
         export = RunningExport(
             instance,
             kind=kind,

@@ -153,7 +153,7 @@ class Discovery:
         *,
         apis: Mapping[str, Api],
         settings: LiveSettings,
-        roster: NodeRegistry,
+        node_registry: NodeRegistry,
         ledger: Ledger,
         gone: Callable[[Instance], Awaitable[None]],
         names_on_disk: Callable[[], Mapping[Key, str]] = dict,
@@ -163,14 +163,14 @@ class Discovery:
         Args:
             apis: By the name of the cloud.
             settings: Of the whole daemon.
-            roster: Is told of the nodes of instances that are collected from.
+            node_registry: Is told of the nodes of instances that are collected from.
             ledger: Is told of them too.
             gone: Is told of each instance that the cloud has no more.
             names_on_disk: Returns the names that directories say are their instances'; the ledger may be lost. Blocks.
         """
         self._apis = apis
         self._settings = settings
-        self._roster = roster
+        self._node_registry = node_registry
         self._ledger = ledger
         self._gone = gone
         self._names_on_disk = names_on_disk
@@ -221,7 +221,7 @@ class Discovery:
             StorageError: The ledger cannot be used.
         """
         for name, nodes in (await self._ledger.nodes()).items():
-            self._roster.recall(name, nodes)
+            self._node_registry.recall(name, nodes)
         if not self._anew:
             return
         names = await self._ledger.names()
@@ -267,13 +267,13 @@ class Discovery:
         verdicts = await self._judged(listings, entered)
         nodes = {one.instance.name: one.listed.nodes for one in verdicts if one.instance is not None}
         for name, listed_nodes in nodes.items():
-            self._roster.enter(name, listed_nodes)
+            self._node_registry.enter(name, listed_nodes)
         names = list(nodes)
         for start in range(0, len(names), BATCH):
             await self._ledger.enter_nodes({name: nodes[name] for name in names[start : start + BATCH]})
         listed = {(verdict.cloud, verdict.listed.id) for verdict in verdicts}
         missed = (one for one in self.fleet() if one.cloud in listings and (one.cloud, one.id) not in listed)
-        self._roster.outdate(one.name for one in missed)
+        self._node_registry.outdate(one.name for one in missed)
         unwanted = {key for key in listed if key[0] in self._anew}  # where no entry takes it: the operator said so
         disappeared = self._bring_in_line(self._taken(verdicts), asked=set(listings), unwanted=unwanted)
         self._anew -= set(listings)
@@ -345,7 +345,7 @@ class Discovery:
             tell = log.warning if needed else log.info
             tell("discovery.failed", cloud=cloud, reason=str(exc), todo=_todo(exc, needed=needed))
         self._quiet.add(cloud)
-        self._roster.outdate(one.name for one in self.fleet() if one.cloud == cloud)
+        self._node_registry.outdate(one.name for one in self.fleet() if one.cloud == cloud)
         if needed:
             self._unlisted[cloud] = str(exc)
 

@@ -166,16 +166,16 @@ class _Memory:
 class NodeNames:
     """The names of all instances' nodes."""
 
-    def __init__(self, *, ledger: Ledger, roster: NodeRegistry, directory: Path) -> None:
+    def __init__(self, *, ledger: Ledger, node_registry: NodeRegistry, directory: Path) -> None:
         """Prepare.
 
         Args:
             ledger: Keeps the names.
-            roster: Knows the nodes that the clouds list.
+            node_registry: Knows the nodes that the clouds list.
             directory: The storage directory, whose owner files keep the names, too.
         """
         self._ledger = ledger
-        self._roster = roster
+        self._node_registry = node_registry
         self._directory = directory
         self._books: defaultdict[str, _Book] = defaultdict(_Book)
 
@@ -197,7 +197,9 @@ class NodeNames:
                 await self._meet(instance, rows, relist)
             async with book.lock:
                 await self._load(instance, book)
-                naming = _Naming(instance, kind, book=book, roster=self._roster, ledger=self._ledger, memory=memory)
+                naming = _Naming(
+                    instance, kind, book=book, node_registry=self._node_registry, ledger=self._ledger, memory=memory
+                )
                 named = await naming.of(rows)
                 book.count(named)
                 if book.changed:
@@ -267,7 +269,7 @@ class NodeNames:
         self, instance: Instance, rows: Iterable[Row], relist: Callable[[str], Awaitable[ListedInstance | None]]
     ) -> None:
         """Ask for the list of nodes where a row has a name that is not in it: a node may have got another name."""
-        listed = self._roster.nodes(instance.name)
+        listed = self._node_registry.nodes(instance.name)
         known, book = {node.name for node in listed}, self._books[instance.name]
         strangers = {row.called for row in rows if row.called and not row.node_id} - known - book.asked
         if not listed or not strangers:
@@ -280,7 +282,7 @@ class NodeNames:
             log.info("nodes.unlisted", instance=instance.name, nodes=sorted(strangers)[:MOST_REPORTED], reason=str(exc))
             return
         if found is not None and found.nodes:
-            self._roster.enter(instance.name, found.nodes)
+            self._node_registry.enter(instance.name, found.nodes)
             await self._ledger.enter_nodes({instance.name: found.nodes})
 
 
@@ -288,12 +290,19 @@ class _Naming:
     """Names the rows of one reply."""
 
     def __init__(
-        self, instance: Instance, kind: LogKind, *, book: _Book, roster: NodeRegistry, ledger: Ledger, memory: _Memory
+        self,
+        instance: Instance,
+        kind: LogKind,
+        *,
+        book: _Book,
+        node_registry: NodeRegistry,
+        ledger: Ledger,
+        memory: _Memory,
     ) -> None:
         self._instance = instance
         self._kind = kind
         self._book = book
-        self._nodes = roster.nodes(instance.name)
+        self._nodes = node_registry.nodes(instance.name)
         self._listed: defaultdict[str, list[str]] = defaultdict(list)  # ids by name
         for node in self._nodes:
             self._listed[node.name].append(node.id)

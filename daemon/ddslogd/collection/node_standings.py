@@ -101,7 +101,7 @@ class NodeStandings:
             StorageError: The ledger cannot be used.
         """
         context, reply, name = self._context, export.reply, self._context.instance.name
-        roster = context.roster
+        node_registry = context.node_registry
         if reply is None:
             raise AssertionError  # without one it would have raised
         history = await context.archive.ledger.node_history(name, kind)
@@ -113,8 +113,10 @@ class NodeStandings:
             known=history.known,
             offered=history.offered,
             good_at=history.good_at,
-            listed=roster.listed(name),
-            younger=frozenset(one.node for one in history.delivered if roster.is_newer_than_list(name, one.node)),
+            listed=node_registry.listed(name),
+            younger=frozenset(
+                one.node for one in history.delivered if node_registry.is_newer_than_list(name, one.node)
+            ),
             nodes=nodes,
             now=context.now(),
         )
@@ -124,7 +126,7 @@ class NodeStandings:
             note(failed)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        roster.heard(instance, kind, export.rows, named=verdict.ids)
+        node_registry.heard(instance, kind, export.rows, named=verdict.ids)
         self.judged.append(kind)
         if verdict.is_over:
             self._ended.append(kind)

@@ -63,7 +63,7 @@ class Api:
 
     Attributes:
         budget: Of its calls.
-        tally: What has happened on it.
+        call_stats: What has happened on it.
         held: Bytes of replies that cycles keep.
         retries: By what a call is about: why it is tried again, while it is.
     """
@@ -76,10 +76,10 @@ class Api:
         http: Http,
         credentials: Credentials,
         budget: Budget,
-        tally: CallStats | None = None,
+        call_stats: CallStats | None = None,
     ) -> None:
         self.budget = budget
-        self.tally = tally or CallStats()
+        self.call_stats = call_stats or CallStats()
         self.held = 0
         self.retries: dict[str, str] = {}
         self._service = service
@@ -171,13 +171,13 @@ class Api:
                 with attempt:
                     reply = await self._authenticated(method, path, body, urgency=urgency, read=read)
         except CloudError as exc:
-            self.tally.ended(exc)
+            self.call_stats.ended(exc)
             raise
         finally:
             self.retries.pop(about, None)
         if reply is None:
             raise AssertionError  # stamina raises the last error itself
-        self.tally.ended(None)
+        self.call_stats.ended(None)
         if reply.error is not None:
             raise reply.error
         return reply.value  # type: ignore[return-value]  # what was read, None included
@@ -227,9 +227,9 @@ class Api:
         try:
             answer = await self._send(request, proof, read)
         except CloudError as exc:
-            self.tally.answered(_NAMES[request.method], exc)
+            self.call_stats.answered(_NAMES[request.method], exc)
             raise
-        self.tally.answered(_NAMES[request.method], None)
+        self.call_stats.answered(_NAMES[request.method], None)
         return answer
 
     async def _send(self, request: Request, proof: Proof, read: Reader[T]) -> _Read[T]:
@@ -241,7 +241,7 @@ class Api:
                 return await self._read(reply, read)
         if isinstance(error, Throttled):
             asked = THROTTLED_WAIT_S if error.retry_after_s is None else error.retry_after_s
-            self.tally.throttled += 1
+            self.call_stats.throttled += 1
             self.budget.pause(min(asked, LONGEST_RETRY_AFTER_S))
         log.debug(
             "api.refused", method=request.method, status=reply.status, code=error.code, request_id=error.request_id

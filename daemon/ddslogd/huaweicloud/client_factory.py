@@ -68,7 +68,7 @@ class ClientFactory:
         self._identity_skew = Skew()
         same_server = urlsplit(cloud.identity_endpoint).netloc == urlsplit(cloud.dds_endpoint).netloc
         self._skew = self._identity_skew if same_server else Skew(until_known=self._identity_skew)
-        self._tally = CallStats()
+        self._call_stats = CallStats()
 
     async def account(self, redactor: Redactor) -> Calls:
         """Build what makes the calls of the account, within its budget and as patiently as the daemon does.
@@ -86,7 +86,7 @@ class ClientFactory:
             http=http,
             credentials=await self._credentials(session, http, redactor),
             budget=self._budget(self._name, cloud.calls_per_minute),
-            tally=self._tally,
+            call_stats=self._call_stats,
         )
         parts = urlsplit(endpoint)
         on_loopback = parts.scheme == "http" and is_loopback(parts.hostname or "")
@@ -135,7 +135,7 @@ class ClientFactory:
                 max_body=response_limits.MAX_LOGIN_BODY,
                 max_header=response_limits.MAX_LOGIN_HEADER,
             ),
-            tally=self._tally,
+            call_stats=self._call_stats,
             budget=self._budget(f"{self._name} (logins)", LOGINS_PER_MINUTE),
         )
         match self.cloud.auth:

@@ -161,7 +161,7 @@ class RunningExport:
         if stale.file not in self._links:  # the export has expired, and asking began a new one
             await self._settle()
         if stale.file in self._links:
-            self._api.tally.renewed += 1
+            self._api.call_stats.renewed += 1
             log.debug("link.renewed", instance=self._instance.name, file=stale.file.file_name)
             return self._links[stale.file]
         if any(file.node == stale.file.node for file in self._links):

@@ -77,13 +77,13 @@ class Counts:
 
     Attributes:
         yields: By instance.
-        tallies: By cloud.
+        call_stats: By cloud.
         resumed: Transfers that went on with what an earlier request had left.
         received: Bytes that transfers received.
     """
 
     yields: Mapping[str, Yield]
-    tallies: Mapping[str, CallStats]
+    call_stats: Mapping[str, CallStats]
     resumed: int
     received: int
 

@@ -105,11 +105,11 @@ class _Whole(Collector):
         throttled = CounterMetricFamily("ddslogd_api_throttled", text, labels=["cloud"])
         text = "Links to files that were replaced by younger ones."
         renewed = CounterMetricFamily("ddslogd_links_renewed", text, labels=["cloud"])
-        for name, tally in self._counts.tallies.items():
-            for (call, outcome), number in list(tally.calls.items()):
+        for name, call_stats in self._counts.call_stats.items():
+            for (call, outcome), number in list(call_stats.calls.items()):
                 calls.add_metric([name, call, outcome], number)
-            throttled.add_metric([name], tally.throttled)
-            renewed.add_metric([name], tally.renewed)
+            throttled.add_metric([name], call_stats.throttled)
+            renewed.add_metric([name], call_stats.renewed)
         yield from (calls, throttled, renewed)
 
 

@@ -48,7 +48,7 @@ class Daemon:
         fleet: Gives all instances.
         live: Gives what only the daemon knows.
         parts: Gives the files that are not whole yet.
-        tallies: Gives what happened on each cloud, by its name.
+        call_stats: Gives what happened on each cloud, by its name.
         activity: Of transfers and cycles.
     """
 
@@ -56,7 +56,7 @@ class Daemon:
     fleet: Callable[[], tuple[Instance, ...]]
     live: Callable[[], Live]
     parts: Callable[[], tuple[Path, ...]]
-    tallies: Callable[[], Mapping[str, CallStats]]
+    call_stats: Callable[[], Mapping[str, CallStats]]
     activity: Activity
 
 
@@ -119,7 +119,7 @@ class Observer:
         activity = self._daemon.activity
         return Counts(
             yields={name: one for name, one in activity.yields.items() if name in known},
-            tallies=dict(self._daemon.tallies()),
+            call_stats=dict(self._daemon.call_stats()),
             resumed=activity.resumed,
             received=activity.received,
         )

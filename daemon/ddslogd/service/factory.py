@@ -69,7 +69,7 @@ async def opened(settings: Settings, *, clock: Clock, progress: Progress, redact
         archive = await _archive(live, clock=clock, stack=stack)
         progress = activity = Activity(clock, progress)
         accounts = await open_accounts(settings, clock=clock, progress=progress, redactor=redactor, stack=stack)
-        roster, last_ticks = NodeRegistry(), await archive.ledger.last_ticks()
+        node_registry, last_ticks = NodeRegistry(), await archive.ledger.last_ticks()
         directory = settings.storage.directory
         collector = Collector(
             accounts=accounts,
@@ -77,16 +77,16 @@ async def opened(settings: Settings, *, clock: Clock, progress: Progress, redact
             settings=live,
             clock=clock,
             progress=progress,
-            roster=roster,
-            node_names=NodeNames(ledger=archive.ledger, roster=roster, directory=directory),
-            habits=ExportHistory(await archive.ledger.habits(), settings=live),
+            node_registry=node_registry,
+            node_names=NodeNames(ledger=archive.ledger, node_registry=node_registry, directory=directory),
+            export_history=ExportHistory(await archive.ledger.habits(), settings=live),
             last_ticks=last_ticks,
         )
         apis = {name: account.api for name, account in accounts.all().items()}
         discovery = Discovery(
             apis=apis,
             settings=live,
-            roster=roster,
+            node_registry=node_registry,
             ledger=archive.ledger,
             gone=collector.note_gone,
             names_on_disk=partial(names_on_disk, directory),
@@ -99,7 +99,7 @@ async def opened(settings: Settings, *, clock: Clock, progress: Progress, redact
             accounts=accounts,
             collector=collector,
             discovery=discovery,
-            tempo=AdaptiveSchedule(settings=live, fleet=discovery.fleet),
+            adaptive_schedule=AdaptiveSchedule(settings=live, fleet=discovery.fleet),
             clock=clock,
             last_ticks=last_ticks,
             activity=activity,

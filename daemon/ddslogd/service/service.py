@@ -68,7 +68,7 @@ class Service:
         accounts: Accounts,
         collector: Collector,
         discovery: Discovery,
-        tempo: AdaptiveSchedule,
+        adaptive_schedule: AdaptiveSchedule,
         clock: Clock,
         last_ticks: Mapping[str, datetime],
         activity: Activity,
@@ -84,7 +84,7 @@ class Service:
         self._discovery = discovery
         self._clock = clock
         self._last_ticks = last_ticks
-        self._tempo = tempo
+        self._adaptive_schedule = adaptive_schedule
         self._news = asyncio.Event()
         self._config = status.Configuration(loaded_at=self._started_at)
         self._unreachable: Callable[[], str] = str
@@ -115,7 +115,7 @@ class Service:
             last_ticks=self._last_ticks,
             fleet=self._refreshed,
             refresh=self._settings.current.schedule.refresh,
-            instead=self._tempo.next,
+            instead=self._adaptive_schedule.next,
             chores=[
                 Chore(name="retention", every=HOUR, run=self._prune),
                 Chore(name="stream", every=HOUR, run=self._catch_up),
@@ -156,7 +156,7 @@ class Service:
         self._news.set()
         log.info("config.reloaded", **changes)
         for name, account in self._accounts.all().items():
-            if account.api.tally.credentials is Accepted.REFUSED:  # the operator may think that the reload is enough
+            if account.api.call_stats.credentials is Accepted.REFUSED:  # the operator may think a reload is enough
                 log.warning("credentials.still_refused", cloud=name, todo=account.api.todo)
 
     def reload_refused(self, reason: str) -> None:
@@ -190,7 +190,7 @@ class Service:
             fleet=self._discovery.fleet,
             live=self._live,
             parts=self._archive.store.parts,
-            tallies=lambda: {name: account.api.tally for name, account in self._accounts.all().items()},
+            call_stats=lambda: {name: account.api.call_stats for name, account in self._accounts.all().items()},
             activity=self._activity,
         )
 
@@ -235,7 +235,7 @@ class Service:
         Raises:
             UnknownNode: The instance has no such node, as far as is known.
         """
-        node_ids = node_ids_of(selected.node_ids, instance, self._collector.roster.nodes(instance.name))
+        node_ids = node_ids_of(selected.node_ids, instance, self._collector.node_registry.nodes(instance.name))
         try:
             return await self._collector.select(instance, replace(selected, node_ids=node_ids))
         finally:
@@ -258,7 +258,7 @@ class Service:
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
         report = await self._collect(instance, tick=tick)
-        self._tempo.heard(instance, report, tick=tick)
+        self._adaptive_schedule.heard(instance, report, tick=tick)
         self._news.set()
 
     async def _collect(self, instance: Instance, *, tick: datetime) -> CycleReport:

@@ -71,7 +71,7 @@ def cycle(*advances: Advance, at: datetime = START, outcomes: Iterable[Outcome] 
 
 
 class Daemon:
-    """A tempo, and the fleet it speaks of; ``orders`` is the one that reports."""
+    """An adaptive schedule, and the fleet it speaks of; ``orders`` is the one that reports."""
 
     def __init__(self, *others: Instance, calls_per_minute: int = 60, adapt: str = "true", every: str = "20m") -> None:
         text = f"""\
@@ -89,15 +89,17 @@ instances:
         self.settings: Settings = loader.parse(text, "test").settings
         self.orders = replace(self.settings.fleet()[0])
         self.others = others
-        self.tempo = AdaptiveSchedule(settings=LiveSettings(self.settings), fleet=lambda: (self.orders, *self.others))
+        self.adaptive_schedule = AdaptiveSchedule(
+            settings=LiveSettings(self.settings), fleet=lambda: (self.orders, *self.others)
+        )
 
     def hear(self, *advances: Advance, at: datetime = START, outcomes: Iterable[Outcome] = ()) -> timedelta | None:
         """Let a cycle of orders be over; give how long after its run the next one is to begin."""
-        self.tempo.heard(self.orders, cycle(*advances, at=at, outcomes=outcomes), tick=at)
+        self.adaptive_schedule.heard(self.orders, cycle(*advances, at=at, outcomes=outcomes), tick=at)
         return self.next(at)
 
     def next(self, last: datetime = START) -> timedelta | None:
-        soon = self.tempo.next(self.orders, last)
+        soon = self.adaptive_schedule.next(self.orders, last)
         return None if soon is None else soon - last
 
 
@@ -226,7 +228,7 @@ def test_one_instance_leaves_the_others_as_they_are() -> None:
 
     daemon.hear(advance(0.8))
 
-    assert daemon.tempo.next(events, START) is None
+    assert daemon.adaptive_schedule.next(events, START) is None
 
 
 @pytest.mark.parametrize("minutes", [4, 9])
@@ -235,7 +237,7 @@ def test_a_cycle_that_took_long_does_not_put_the_next_one_off(minutes: int) -> N
     daemon = Daemon()
     report = replace(cycle(advance(0.8)), finished_at=START + minutes * MINUTE)
 
-    daemon.tempo.heard(daemon.orders, report, tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, report, tick=START)
 
     assert daemon.next() == TOOK + FRESH_FOR + MARGIN
 
@@ -244,7 +246,7 @@ def test_a_cloud_whose_clock_is_ahead_does_not_put_the_next_one_off() -> None:
     daemon = Daemon()
     report = replace(cycle(advance(0.8), at=START + 4 * MINUTE), finished_at=START + TOOK)
 
-    daemon.tempo.heard(daemon.orders, report, tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, report, tick=START)
 
     assert daemon.next() == TOOK + FRESH_FOR + MARGIN
 
@@ -315,9 +317,9 @@ def test_what_one_instance_was_given_another_does_not_get() -> None:
     daemon = Daemon(events, *rest, calls_per_minute=1)
     daemon.hear(advance(0.9))
 
-    daemon.tempo.heard(events, replace(cycle(advance(0.9)), instance="events"), tick=START)
+    daemon.adaptive_schedule.heard(events, replace(cycle(advance(0.9)), instance="events"), tick=START)
 
-    assert daemon.tempo.next(events, START) is None
+    assert daemon.adaptive_schedule.next(events, START) is None
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
@@ -393,13 +395,13 @@ async def begun_once_put_back(daemon: Daemon, report: Callable[[datetime], Cycle
 
     async def run(instance: Instance, tick: datetime) -> None:
         begun.append(clock.now())
-        daemon.tempo.heard(instance, report(clock.now()), tick=tick)
+        daemon.adaptive_schedule.heard(instance, report(clock.now()), tick=tick)
 
     async def fleet() -> tuple[Instance, ...]:
         return (daemon.orders,)
 
     scheduler = Scheduler(
-        cycle=run, clock=clock, last_ticks={}, fleet=fleet, refresh=100 * HOUR, instead=daemon.tempo.next
+        cycle=run, clock=clock, last_ticks={}, fleet=fleet, refresh=100 * HOUR, instead=daemon.adaptive_schedule.next
     )
     serving = asyncio.create_task(scheduler.serve([daemon.orders]))
     await asyncio.sleep(60)
@@ -533,7 +535,7 @@ def test_the_next_tick_is_not_before_the_cloud_exports_anew_whichever_file_was_t
     until = START + TOOK + FRESH_FOR + 7 * MINUTE / 60
     report = replace(cycle(advance(0.9)), fresh_until=until)
 
-    daemon.tempo.heard(daemon.orders, report, tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, report, tick=START)
 
     assert daemon.next() == until + MARGIN - START
 
@@ -544,7 +546,7 @@ def test_after_a_cycle_that_came_too_early_the_next_comes_when_the_cloud_exports
     daemon.hear(advance(0.9))
     early, until = START + 10 * MINUTE, START + 16 * MINUTE
 
-    daemon.tempo.heard(daemon.orders, cached(until, at=early), tick=early)
+    daemon.adaptive_schedule.heard(daemon.orders, cached(until, at=early), tick=early)
 
     assert daemon.next(early) == until + MARGIN - early
 
@@ -554,7 +556,7 @@ def test_a_tick_on_schedule_that_came_too_early_is_put_off_and_not_skipped(adapt
     """An export is ready some seconds after its run: every 15 minutes would be every 30."""
     daemon = Daemon(every="15m", adapt=adapt)
     until = START + 14 * MINUTE
-    daemon.tempo.heard(daemon.orders, cached(until, at=START), tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, cached(until, at=START), tick=START)
     put_off = daemon.next()
     daemon.hear(at=until + MARGIN)
 
@@ -565,7 +567,7 @@ def test_a_tick_that_was_put_off_comes_once_though_its_cycle_is_cut_short() -> N
     """By a bug, or a reload: nobody is notified of its end, and the next one is on schedule."""
     daemon = Daemon(every="15m")
     until = START + 14 * MINUTE
-    daemon.tempo.heard(daemon.orders, cached(until, at=START), tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, cached(until, at=START), tick=START)
 
     assert daemon.next(until + MARGIN) is None
 
@@ -574,7 +576,7 @@ def test_a_tick_that_was_put_off_comes_once_though_its_cycle_is_cut_short() -> N
 def test_a_tick_that_would_come_too_early_is_put_off_at_once(*, every: str, put_off: bool) -> None:
     """Not by a cycle that asks for nothing and says so."""
     daemon, until = Daemon(every=every), START + TOOK + FRESH_FOR
-    daemon.tempo.heard(daemon.orders, replace(cycle(), fresh_until=until), tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, replace(cycle(), fresh_until=until), tick=START)
 
     assert daemon.next() == (until + MARGIN - START if put_off else None)
 
@@ -583,7 +585,7 @@ def test_nothing_is_put_off_after_a_failure() -> None:
     """With two kinds of log one may be fresh, and the other is asked for."""
     daemon, until = Daemon(every="15m"), START + TOOK + FRESH_FOR
     report = replace(cycle(), outcome=CycleOutcome.PARTIAL, fresh_until=until)
-    daemon.tempo.heard(daemon.orders, report, tick=START)
+    daemon.adaptive_schedule.heard(daemon.orders, report, tick=START)
 
     assert daemon.next() is None
 
@@ -593,7 +595,7 @@ def test_the_interval_of_a_node_in_a_hurry_is_not_cut_short_by_a_tick_that_comes
     daemon = Daemon(every="1h")
     early = next_tick(daemon.orders.schedule, after=START, key=daemon.orders.id) - 5 * MINUTE
     report = replace(cycle(advance(1.2, took=HOUR), at=early), fresh_until=early + TOOK + FRESH_FOR)
-    daemon.tempo.heard(daemon.orders, report, tick=early)
+    daemon.adaptive_schedule.heard(daemon.orders, report, tick=early)
 
     assert daemon.next(early) == 25 * MINUTE
 
@@ -605,7 +607,7 @@ def test_no_tick_is_put_off_until_the_next_one() -> None:
     ends = []
     for at in (tick - 15 * MINUTE, tick):
         report = replace(cycle(at=at), fresh_until=at + TOOK + FRESH_FOR)
-        daemon.tempo.heard(evenings, report, tick=at)
-        ends.append(daemon.tempo.next(evenings, at))
+        daemon.adaptive_schedule.heard(evenings, report, tick=at)
+        ends.append(daemon.adaptive_schedule.next(evenings, at))
 
     assert ends == [tick + TOOK + MARGIN, None]

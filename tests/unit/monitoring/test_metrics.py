@@ -55,7 +55,7 @@ def brought() -> Yield:
     return found
 
 
-def tally() -> CallStats:
+def call_stats() -> CallStats:
     found = CallStats(throttled=2, renewed=4)
     found.calls.update({("export", "ok"): 11, ("list", "unavailable"): 1})
     return found
@@ -64,7 +64,7 @@ def tally() -> CallStats:
 def counts_of(*names: str) -> Counts:
     return Counts(
         yields={name: brought() for name in names},
-        tallies={"eu": tally()},
+        call_stats={"eu": call_stats()},
         resumed=1,
         received=500,
     )

@@ -30,10 +30,10 @@ class IdentityService:
     """
 
     def __init__(
-        self, cloud: str, *, endpoint: str, http: Http, budget: Budget, tally: CallStats | None = None
+        self, cloud: str, *, endpoint: str, http: Http, budget: Budget, call_stats: CallStats | None = None
     ) -> None:
         self.cloud = cloud
-        self._tally = tally or CallStats()
+        self._call_stats = call_stats or CallStats()
         self._endpoint = endpoint
         self._http = http
         self._budget = budget
@@ -91,7 +91,7 @@ class IdentityService:
         try:
             reply = await self._send(request, headers, expected=expected)
         except CloudError as exc:
-            self._tally.answered(call, exc)
+            self._call_stats.answered(call, exc)
             raise
-        self._tally.answered(call, None)
+        self._call_stats.answered(call, None)
         return reply
