@@ -297,6 +297,25 @@ async def test_a_stream_that_is_behind_is_brought_up_by_the_next_start(bed: Bed,
         assert stream(bed) == cloud.log_of(NODE)
 
 
+async def test_the_file_of_a_node_that_no_cycle_brings_any_more_is_closed_by_age(bed: Bed, clock: ManualClock) -> None:
+    """Else a shipper would hold it open for ever, and retention would keep it as the newest."""
+    async with bed.cloud() as cloud:
+        cloud.write(NODE, lines(0, 10))
+        await cycle(bed, clock)
+    bed.set('name: "solo"', 'name: "another"')
+    behind, states = [], []
+    for hours in (22, 2):
+        clock.forward(hours=hours)
+        async with bed.open() as service:
+            await service._catch_up()
+            behind.append(await service._archive.streams.behind())
+        with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db:
+            states += db.execute("SELECT size, closed FROM streams").fetchall()
+
+    assert (behind, states) == ([(), ()], [(len(lines(0, 10)), 0), (0, 1)])
+    assert stream(bed) == lines(0, 10)
+
+
 @pytest.mark.parametrize(
     ("known", "cause"),
     [(True, GapCause.WINDOW_OVERFLOW), (False, GapCause.DAEMON_DOWN)],

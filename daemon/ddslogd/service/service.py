@@ -299,13 +299,13 @@ class Service:
             self._news.set()
 
     async def _catch_up(self) -> None:
-        """Let streams take what no cycle will bring them: what a crash left, or what failed."""
+        """Let streams take what no cycle will bring them, what a crash left or what failed, and close what is old."""
         streams, known = self._archive.streams, {instance.name: instance for instance in self._discovery.fleet()}
         if not self._settings.current.stream.enabled:
             return
         try:
             await self._archive.recovery.whole()
-            behind = await streams.book.behind()
+            behind = await streams.behind()
         except StorageError as exc:
             log.error("ledger.failed", reason=str(exc))
             return

@@ -55,7 +55,8 @@ DROP_MERGED = (
 # Few are to be taken; left to itself, SQLite reads all that are present: three seconds for a million.
 BEHIND = (
     "SELECT DISTINCT series, instance FROM snapshots INDEXED BY snapshots_to_take"
-    " WHERE published AND present AND NOT taken UNION SELECT series, instance FROM streams WHERE intent != ''"
+    " WHERE published AND present AND NOT taken UNION SELECT series, instance FROM streams"
+    " WHERE intent != '' OR size AND NOT closed AND path != '' AND born_ms <= ?"
 )
 
 
@@ -166,15 +167,20 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
-    async def behind(self) -> tuple[tuple[str, str], ...]:
-        """Return each series that has snapshots which its stream has not taken, or something half appended.
+    async def behind(self, *, born_until: datetime) -> tuple[tuple[str, str], ...]:
+        """Return each series whose stream has something to do that no cycle may bring it.
+
+        That is: snapshots that it has not taken, something half appended, or a newest file that is to be closed.
+
+        Args:
+            born_until: A file that began until then is old enough to be closed.
 
         Returns:
             Pairs of series and instance name.
         """
 
         def ask(db: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
-            return tuple(db.execute(BEHIND).fetchall())
+            return tuple(db.execute(BEHIND, (ms_of(born_until),)).fetchall())
 
         return await self._ledger.run(ask)
 

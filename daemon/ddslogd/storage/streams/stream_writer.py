@@ -188,6 +188,10 @@ class Streams:
             if state is not None and state.size and self._is_old(state) and not _is_of_old_layout(state):
                 await self._close(state)
 
+    async def behind(self) -> tuple[tuple[str, str], ...]:
+        """Return what is to catch up, though no cycle may come: pairs of series and instance name."""
+        return await self.book.behind(born_until=self._clock.now() - self._settings.current.stream.rotate.every)
+
     async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
         """Put the stream's files aside, and let a new one take all snapshots that are on disk.
 
