@@ -17,7 +17,7 @@ PYTHONS ?= 3.11 3.12 3.13
 
 BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages
 
-.PHONY: help demo test test-daemon test-page test-root test-hostile test-keystone test-deb test-pythons torture damage powercut fuzz \
+.PHONY: help demo test test-daemon test-page test-root test-hostile test-shippers test-keystone test-deb test-pythons torture damage powercut fuzz \
 	bench $(BENCHES) bench-soak lint schema lock clean deb
 
 help: ## Show this
@@ -41,6 +41,9 @@ test-hostile: $(INSTALLED) ## Attack the daemon as hostile clouds do: bounds of 
 
 test-root: $(INSTALLED) ## Run its commands as root, in namespaces of their own, 1 minute
 	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_root.py
+
+test-shippers: $(INSTALLED) build/syslog-ng/run ## Let rsyslog, syslog-ng (of Debian) and tail follow streams over rotations and kills, 1 minute
+	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_shippers.py
 
 test-keystone: $(INSTALLED) $(KEYSTONE)/.installed ## Log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 	$(BIN)/pytest -q -m slow tests/e2e/test_keystone.py
@@ -109,6 +112,9 @@ $(INSTALLED): pyproject.toml .ci/requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps --editable .
 	touch $@
+
+build/syslog-ng/run: .ci/syslog-ng
+	.ci/syslog-ng build/syslog-ng
 
 $(KEYSTONE)/.installed: .ci/keystone.lock
 	$(PYTHON) -m venv $(KEYSTONE)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import itertools
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import threading
 import time
-from collections import Counter
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -26,16 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddslogd.model.errors import StorageError
-from ddslogd.storage import paths
 from ddslogd.storage.shippers import bounded_read, file_identity, hashes, read_positions
 from ddslogd.storage.shippers import fluent_bit as shippers_fluent_bit
 from ddslogd.storage.shippers import rsyslog as shippers_rsyslog
 from ddslogd.storage.shippers.read_positions import Shipper
-from ddslogd.storage.streams import live_file
-from support.places import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 LINE = b'{"t":{"$date":"2026-01-02T03:04:05.%03d+00:00"},"s":"W","c":"NETWORK","id":%d,"msg":"Slow query"}\n'
 
@@ -1121,157 +1113,3 @@ def test_states_none_of_which_makes_sense_are_told(text: str, tmp_path: Path) ->
 
     with pytest.raises(StorageError, match=f"no state files of imfile: {tmp_path}"):
         read_positions.read(Shipper.RSYSLOG, tmp_path)
-
-
-# --- programs themselves ----------------------------------------------------------------------------------------------
-
-SERIES = "snapshots/orders/node_1/*.log"
-SNIPPET = ROOT / "systemd" / "shippers" / "rsyslog.conf"
-WITH_IDS = 'template(name="with-ids" type="string" string="%$!metadata!filename%:%$!metadata!fileoffset% %rawmsg%\\n")'
-
-
-def needed(program: str, package: str) -> str:
-    """Return the program's path; without it the test is skipped, or fails where nothing may be skipped."""
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if path is None and os.environ.get("DDSLOGD_SKIP_NOTHING"):
-        pytest.fail(f"{program} is missing")
-    if path is None:
-        pytest.skip(f"{program} is missing: install Debian's {package}")
-    return path
-
-
-def begun(directory: Path, number: int, node: str = "node_1") -> Path:
-    """Return a stream's file that begins then, and let the link lead to it, as the daemon does."""
-    moment = datetime(2026, 1, 2, 3, number, tzinfo=UTC)
-    series = f"snapshots/orders/{node}/*.log"
-    path = directory / paths.stream_file(series, moment)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    assert not live_file.point(directory, series, path.relative_to(directory).as_posix())
-    return path
-
-
-def append(path: Path, content: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(content)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rsyslog:
-    """The program as the snippet sets it up, but that it writes each line behind its id.
-
-    Attributes:
-        directory: Of streams, its work and its output.
-    """
-
-    directory: Path
-
-    @asynccontextmanager
-    async def running(self, *, end: signal.Signals = signal.SIGTERM) -> AsyncIterator[None]:
-        program = needed("rsyslogd", "rsyslog")
-        (self.directory / "work").mkdir(exist_ok=True)
-        text = SNIPPET.read_text().replace("/var/log/ddslogd-shipped.log", f"{self.directory}/out.log")
-        text = text.replace("/var/log/ddslogd/", f"{self.directory}/").replace('ddslogd-raw")\n}', 'with-ids")\n}')
-        start = f'global(workDirectory="{self.directory}/work" maxMessageSize="256k")\n{WITH_IDS}\n'
-        (self.directory / "conf").write_text(start + text)
-        arguments = ("-n", "-C", "-f", str(self.directory / "conf"), "-i", str(self.directory / "pid"))
-        process = await asyncio.create_subprocess_exec(program, *arguments)
-        try:
-            yield
-        finally:
-            process.send_signal(end)
-            await process.wait()
-            (self.directory / "pid").unlink(missing_ok=True)
-
-    def shipped(self) -> list[tuple[bytes, bytes]]:
-        """Return ids and lines."""
-        path = self.directory / "out.log"
-        whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-        return [(one.partition(b" ")[0], one.partition(b" ")[2]) for one in whole.splitlines()]
-
-    def lines(self) -> list[bytes]:
-        return [line for _, line in self.shipped()]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.02)
-
-
-def _are(found: Callable[[], object], expected: object) -> bool:
-    return found() == expected
-
-
-def numbered(first: int, end: int) -> list[bytes]:
-    return lines(first, end - first).splitlines()
-
-
-async def test_rsyslog_ships_each_line_once_over_ten_rotations_and_by_its_id_after_a_kill_and_a_lost_registry(
-    tmp_path: Path,
-) -> None:
-    """A restart doubles nothing; a kill doubles some lines, and a lost registry all, each with the id that it had."""
-    rsyslog, node_2 = Rsyslog(directory=tmp_path), numbered(900, 901)
-    for strange in (
-        "streams/orders/.replaced.20260102T030405.000Z/node_1/20260102T030405.000Z.log",
-        "streams/orders/node_1/.20260102T030405.000Z.log.part",
-        "streams/orders/node_1.log.20260102T030405.000Z",
-        "snapshots/orders/node_1/name.20260102T030405.000Z.log",
-    ):
-        (tmp_path / strange).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / strange).write_bytes(lines(5000, 20))
-    async with rsyslog.running():
-        for number in range(22):
-            append(begun(tmp_path, number // 2), lines(number * 10, 10))
-            await until(partial(_are, rsyslog.lines, numbered(0, number * 10 + 10)))
-        append(begun(tmp_path, 0, "node_2"), lines(900, 1))  # a directory that was not there before
-        await until(lambda: rsyslog.lines() == numbered(0, 220) + node_2)
-    append(begun(tmp_path, 10), lines(220, 10))
-    append(begun(tmp_path, 20), lines(230, 10))
-    async with rsyslog.running(end=signal.SIGKILL):
-        await until(lambda: set(rsyslog.lines()) >= {*numbered(0, 240)})
-    once = Counter(rsyslog.lines())
-    append(begun(tmp_path, 21), lines(240, 10))
-    async with rsyslog.running():
-        await until(lambda: set(rsyslog.lines()) >= {*numbered(0, 250)})
-    shutil.rmtree(tmp_path / "work")
-    async with rsyslog.running():
-        await until(lambda: Counter(rsyslog.lines())[numbered(249, 250)[0]] >= 2)  # all again
-
-    assert once == Counter(numbered(0, 240) + node_2)
-    assert sorted(dict(rsyslog.shipped()).values()) == sorted(numbered(0, 250) + node_2)
-    assert len(set(rsyslog.shipped())) == len({id_ for id_, _ in rsyslog.shipped()})
-
-
-async def test_the_books_of_rsyslog_itself_say_how_far_each_file_was_read(tmp_path: Path) -> None:
-    """One file has less than 512 bytes, one more, and one grows from less to more."""
-    rsyslog = Rsyslog(directory=tmp_path)
-    files = [begun(tmp_path, number) for number in range(3)]
-    for path, count in zip(files, (2, 50, 2), strict=True):
-        append(path, lines(0, count))
-
-    async with rsyslog.running():
-        await until(lambda: len(rsyslog.lines()) == 54)  # as above
-        append(files[2], lines(2, 50))
-        await until(lambda: len(rsyslog.lines()) == 104)  # as above
-    books = read_positions.read(Shipper.RSYSLOG, tmp_path / "work")
-
-    assert [books.position(path) for path in files] == [path.stat().st_size for path in files]
-
-
-async def test_tail_follows_the_link_over_ten_rotations_and_prints_each_line_once(tmp_path: Path) -> None:
-    begun(tmp_path, 0)
-    link, out = tmp_path / paths.stream_link(SERIES), tmp_path / "out"
-    with out.open("wb") as target:
-        arguments = ("-n", "+1", "-F", "-s", "0.1", "--max-unchanged-stats=1", str(link))
-        process = await asyncio.create_subprocess_exec(
-            needed("tail", "coreutils"), *arguments, stdout=target, stderr=asyncio.subprocess.DEVNULL
-        )
-    try:
-        for number in range(11):
-            append(begun(tmp_path, number), lines(number * 10, 10))
-            await until(partial(_are, out.read_bytes, lines(0, number * 10 + 10)))
-    finally:
-        process.terminate()
-        await process.wait()
-
-    assert out.read_bytes() == lines(0, 110)
