@@ -26,11 +26,13 @@ class Shared(Generic[T]):
     @property
     def idle(self) -> bool:
         """Return whether no run is under way."""
-        return self._task is None
+        return self._task is None or self._task.done()
 
     async def __call__(self) -> T:
         """Join the run that is under way, or begin one."""
-        if self._task is None:
+        # One that is done is not under way, though the loop has not said so yet: to await it would not wait, and who
+        # asks again until something has changed would keep the loop from ever saying so.
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._make(), name=self._name)
             self._task.add_done_callback(self._ended)
             self._waiters = 0

@@ -227,3 +227,44 @@ async def test_the_run_has_its_name(work: Work) -> None:
     await asyncio.gather(*tasks)
 
     assert "the work" in names
+
+
+async def test_who_comes_when_a_run_has_just_ended_begins_another() -> None:
+    """The loop has not said yet that it ended; to join it would neither wait nor change anything."""
+    runs = 0
+
+    async def run() -> int:
+        nonlocal runs
+        runs += 1
+        return runs
+
+    shared = Shared(run, name="the work")
+    first = asyncio.create_task(shared())
+    await asyncio.sleep(0)  # the first has begun the run, which ends before the second comes
+    second = asyncio.create_task(shared())
+
+    assert (await first, await second) == (1, 2)
+
+
+async def test_to_ask_until_something_changes_never_keeps_the_loop_from_others() -> None:
+    runs = 0
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+
+    async def ask_until_it_was_run() -> int:
+        before = runs
+        asked = 0
+        while runs < before + 1 and asked < 100:
+            await shared()
+            asked += 1
+        return asked
+
+    shared = Shared(run, name="the work")
+    first = asyncio.create_task(shared())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(ask_until_it_was_run())
+    await first
+
+    assert await second == 1
