@@ -179,6 +179,24 @@ async def test_a_link_that_the_store_s_clock_has_ended_is_renewed_before_it_is_u
     assert (refused(sandbox), sandbox.calls["errorlog-download"] - calls) == ([], 2)
 
 
+@pytest.mark.parametrize("hours", [2, -2])
+async def test_a_store_whose_clock_is_set_is_asked_again(
+    sandbox: Sandbox, bed: Bed, clock: ManualClock, hours: int
+) -> None:
+    """By what was known of its clock each new link is dead, or lives for hours; only a reply tells what is true."""
+    sandbox.faults.skew_of["objects"] = timedelta(hours=hours)
+    outcomes = []
+    async with bed.open():
+        for cycle in range(6):
+            if cycle == 3:
+                sandbox.faults.skew_of["objects"] = timedelta(0)
+            sandbox.write(NODE, LOG)
+            outcomes.append((await bed.collect()).outcome)
+            clock.forward(minutes=20)
+
+    assert outcomes == [CycleOutcome.OK] * 6
+
+
 @pytest.mark.parametrize("minutes", [90, -90])
 async def test_the_identity_service_s_clock_signs_its_own_calls_alone(
     sandbox: Sandbox, signed: Bed, clock: ManualClock, minutes: int

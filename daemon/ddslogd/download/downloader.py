@@ -136,6 +136,7 @@ class Downloader:
                 if younger is None:
                     return None
                 link = younger
+                self._doubt_store(link)
             wait_s = 0.0
             async with self._slots:
                 if self._expires(link, timedelta(0)):
@@ -179,6 +180,7 @@ class Downloader:
                 if younger is None:
                     return None
                 link = younger
+                self._doubt_store(link)
             async with self._slots:
                 if self._expires(link, timedelta(0)):
                     effort.starved()  # it died while it waited for the slot
@@ -212,8 +214,19 @@ class Downloader:
             margin, now=self._skew.now(self._clock), store_now=store.now(self._clock) if store.known else None
         )
 
+    def _doubt_store(self, link: Link) -> None:
+        """Forget the store's clock where a link is dead by it that was just made: it was set, or ours was.
+
+        Else no link would ever be used, and so no reply would say what its time is now.
+        """
+        if self._expires(link, timedelta(0)):
+            del self._stores[self._server_of(link)]
+
+    def _server_of(self, link: Link) -> str:
+        return URL(link.url, encoded=True).authority
+
     def _store_of(self, link: Link) -> Skew:
-        server = URL(link.url, encoded=True).authority
+        server = self._server_of(link)
         store = self._stores.pop(server, None) or Skew(until_known=self._skew)
         self._stores[server] = store  # the last one used is the last to be forgotten
         if len(self._stores) > MOST_STORES:
