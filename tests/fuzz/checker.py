@@ -92,6 +92,7 @@ class History:
         changed: Lines that an exporter made of its last one, with the number of the line in whose place they are.
         heads: The ends of lines that exports began with.
         tails: The beginnings of lines that exports ended with.
+        begins: The numbers of the first whole lines of exports.
         first: The number of the first line that must be there, None where the stream's own first line decides.
     """
 
@@ -99,6 +100,7 @@ class History:
     changed: Mapping[bytes, int] = field(default_factory=dict)
     heads: frozenset[bytes] = frozenset()
     tails: frozenset[bytes] = frozenset()
+    begins: frozenset[int] = frozenset()
     first: int | None = None
 
 
@@ -244,7 +246,7 @@ def _wrong(history: History, found: Reading, gaps: Sequence[Gap]) -> Iterator[tu
         if place.cut and not any(_is_at(history, place, gap) for gap in gaps):
             yield Kind.CUT, f"{place.cut[0][:80]!r} behind line {place.before}, where no gap is"
     for gap in gaps:
-        if gap.cause not in WITHOUT_LOSS and not _hides(history, found, missing, gap):
+        if gap.cause not in WITHOUT_LOSS and not _hides(history, found, missing, gap) and not _is_seam(history, gap):
             yield Kind.FALSE_GAP, f"{gap.cause} from {gap.after} to {gap.until}: nothing is missing there"
 
 
@@ -310,6 +312,14 @@ def _hides(history: History, found: Reading, missing: Sequence[int], gap: Gap) -
     if any(_holds(gap, history.lines[number].time) for number in missing):
         return True
     return any(place.after > place.before + 1 and _is_at(history, place, gap) for place in found.places)
+
+
+def _is_seam(history: History, gap: Gap) -> bool:
+    """Return whether an export begins there: where it has no whole line of what came before, nobody can know that.
+
+    Were lines of it there before, they would be there twice now, which is wrong by itself.
+    """
+    return any(_is_at(history, Place(before=number - 1, after=number), gap) for number in history.begins)
 
 
 def _shown(history: History, numbers: Sequence[int]) -> str:

@@ -128,6 +128,15 @@ def test_a_gap_across_a_clock_that_was_set_back_is_known_by_its_place() -> None:
     assert kinds(log, [*lines[: before + 1], *lines[after:]], gap) == set()
 
 
+def test_a_gap_where_an_export_begins_right_behind_the_last_line_is_none_that_is_false() -> None:
+    """They have nothing in common; in the middle of an export the same gap is false."""
+    log = written(storm=0.0)
+    gap = Gap(after=log.lines[59].time, until=log.lines[60].time, cause="window overflow")
+
+    assert kinds(log, lines_of(log), gap, begins=frozenset({60})) == set()
+    assert kinds(log, lines_of(log), gap, begins=frozenset({0, 90})) == {Kind.FALSE_GAP}
+
+
 def test_a_gap_where_nothing_is_missing_is_false() -> None:
     log = written()
     assert kinds(log, lines_of(log), gap_over(log, 50, 80)) == {Kind.FALSE_GAP}

@@ -354,6 +354,7 @@ class Trial:
             changed=dict(offer.object.changed for offer in node.offers if offer.object.changed),
             heads=frozenset(offer.object.head for offer in node.offers) - {b"", b"\n"},
             tails=frozenset(offer.object.tail + b"\n" for offer in node.offers if offer.object.tail),
+            begins=frozenset(offer.object.first for offer in node.offers),
             first=self._first(node, kept),
         )
         known = [one for one in self._known if one.instance == instance.plan.name]
