@@ -1528,6 +1528,17 @@ async def test_an_export_with_the_bytes_of_one_that_waits_counts_once_that_is_ta
     assert (shelf.content(), shelf.advances[-1].took) == (lines(0, 40), timedelta(minutes=1))
 
 
+async def test_an_export_after_one_that_was_made_ahead_of_the_clock_is_not_passed_over(shelf: Shelf) -> None:
+    """The cloud's clock, and its nodes', were hours ahead and were set back: what is new now looks older than that."""
+    first = shelf.file()
+    await shelf.give(lines(5000, 5010), replace(first, updated_at=first.updated_at + timedelta(hours=2)))
+    await shelf.take()
+    await shelf.deliver(lines(0, 10), lines(5, 20))
+
+    (gap,) = shelf.gaps()
+    assert (shelf.content(), gap.until) == (lines(5000, 5010) + lines(0, 20), T0)
+
+
 async def test_a_late_export_before_one_that_is_the_same_again_is_passed_over(shelf: Shelf) -> None:
     await shelf.deliver(lines(500, 510))
     first = await shelf.give(lines(500, 520))

@@ -313,7 +313,7 @@ class Streams:
         if place is None:
             return state, None
         known, find, intent = place.state, place.find, place.intent
-        if find.lost and _is_older(known, intent):
+        if find.lost and _is_older(known, intent, now=self._clock.now() + origin.ahead):
             await self._pass_over(snapshot, "it is older than the stream's end, and has nothing in common with it")
             return state, None
         if find.lost:
@@ -573,12 +573,14 @@ def _find(delivered: Window | None, export: Window, *, began: bool, complete: bo
             return _Find(start=start, end=end, full=shift > 0, complete=complete, changed=changed)
 
 
-def _is_older(state: StreamState, intent: Intent) -> bool:
+def _is_older(state: StreamState, intent: Intent, *, now: datetime) -> bool:
     """Return whether a snapshot that has nothing in common with the stream's end is from before it.
 
-    The cloud's clock may have been set back: so the lines' own times have to say it, too.
+    The cloud's clock may have been set back: so the lines' own times have to say it, too, and an export that was made
+    ahead of the best clock, by which it is now, says nothing of what came before it.
     """
-    made_before = intent.updated_at < state.reference_at
+    reference_at = believed(state.reference_at, now=now)
+    made_before = reference_at is not None and intent.updated_at < reference_at
     written_before = intent.last_at and state.delivered_at and intent.last_at <= state.delivered_at
     return made_before and bool(written_before)
 
