@@ -131,12 +131,10 @@ class Downloader:
         effort = Effort(tries=self._settings.attempts)
         delta = self._deltas.of(link.file.instance, None if part.size else seed)
         while True:
-            if effort.refused or self._expires(link, self._settings.renew_before):
-                younger = await renew(link)
-                if younger is None:
-                    return None
-                link = younger
-                self._doubt_store(link)
+            usable = await self._usable(link, effort, renew)
+            if usable is None:
+                return None
+            link = usable
             wait_s = 0.0
             async with self._slots:
                 if self._expires(link, timedelta(0)):
@@ -175,12 +173,10 @@ class Downloader:
         effort = Effort(tries=self._settings.attempts)
         headers = {"Range": "bytes=0-0"} | ({"If-Match": etag} if etag else {})
         while True:
-            if effort.refused or self._expires(link, self._settings.renew_before):
-                younger = await renew(link)
-                if younger is None:
-                    return None
-                link = younger
-                self._doubt_store(link)
+            usable = await self._usable(link, effort, renew)
+            if usable is None:
+                return None
+            link = usable
             async with self._slots:
                 if self._expires(link, timedelta(0)):
                     effort.starved()  # it died while it waited for the slot
@@ -213,6 +209,15 @@ class Downloader:
         return link.expires_within(
             margin, now=self._skew.now(self._clock), store_now=store.now(self._clock) if store.known else None
         )
+
+    async def _usable(self, link: Link, effort: Effort, renew: Callable[[Link], Awaitable[Link | None]]) -> Link | None:
+        """Return the link, or a younger one where it is refused or nearly dead; None where a newer file is there."""
+        if not effort.refused and not self._expires(link, self._settings.renew_before):
+            return link
+        younger = await renew(link)
+        if younger is not None:
+            self._doubt_store(younger)
+        return younger
 
     def _doubt_store(self, link: Link) -> None:
         """Forget the store's clock where a link is dead by it that was just made: it was set, or ours was.
