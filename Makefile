@@ -17,8 +17,8 @@ PYTHONS ?= 3.11 3.12 3.13
 
 BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages
 
-.PHONY: help demo test test-daemon test-page test-root test-hostile test-shippers test-keystone test-deb test-pythons torture damage powercut fuzz \
-	bench $(BENCHES) bench-soak lint schema lock clean deb
+.PHONY: help demo test test-daemon test-page test-root test-hostile test-shippers test-keystone test-deb test-pythons \
+	torture damage powercut fuzz bench $(BENCHES) bench-soak lint schema lock clean deb
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,8 @@ demo: $(INSTALLED) ## See it work, against a cloud on loopback; 10 seconds
 	$(BIN)/ddslogd demo
 
 test: lint ## Lint, types and tests; 2 minutes
-	directory=$$(mktemp -d $(TEST_DIRECTORY)/XXXX) && chmod 711 "$$directory" && \
-		TMPDIR=$$directory $(BIN)/pytest -q -n auto --dist worksteal && rm -rf "$$directory"
+	directory=$$(mktemp -d $(TEST_DIRECTORY)/XXXX) && trap 'rm -rf "$$directory"' EXIT && chmod 711 "$$directory" && \
+		TMPDIR=$$directory $(BIN)/pytest -q -n auto --dist worksteal
 
 test-daemon: $(INSTALLED) ## Start, reload, stop and harm it, each in a Python of its own, 1 minute
 	$(BIN)/pytest -q -n auto --dist worksteal -m daemon
