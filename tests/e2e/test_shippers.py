@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddslogd.storage import paths
+from ddslogd.storage.directory_sync import Directories
 from ddslogd.storage.shippers import read_positions
 from ddslogd.storage.shippers.read_positions import Shipper
-from ddslogd.storage.streams import live_file
+from ddslogd.storage.streams.stream_files import StreamFiles
 from support.log_streams import mongod_lines
 from support.places import ROOT
 from support.programs import needed
@@ -41,7 +42,8 @@ def begun(directory: Path, number: int, node: str = "node_1") -> Path:
     path = directory / paths.stream_file(series, moment)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    assert not live_file.point(directory, series, path.relative_to(directory).as_posix())
+    files = StreamFiles(directory, directories=Directories())
+    assert not files.point(series, path.relative_to(directory).as_posix())
     return path
 
 

@@ -32,7 +32,6 @@ from ddslogd.storage.filesystem import disk
 from ddslogd.storage.ledger.database import MIGRATIONS
 from ddslogd.storage.ledger.snapshot_records import Ledger
 from ddslogd.storage.ledger.stream_records import StreamBook
-from ddslogd.storage.streams import stream_writer
 from ddslogd.storage.streams.overlap import TIMED_REACH
 from ddslogd.storage.streams.stream_writer import COMPARED, Origin, Streams
 from support.live_settings import live_settings
@@ -1605,20 +1604,19 @@ async def test_an_instance_is_back_with_an_export_that_holds_no_whole_line(shelf
     assert (gone, shelf.gaps()) == ([GapCause.INSTANCE_GONE], ())
 
 
-@pytest.mark.parametrize(("owner", "step"), [(Streams, "_look"), (stream_writer, "adoption")], ids=["taken", "adopted"])
 async def test_a_comparison_whose_caller_is_cancelled_has_its_turn_until_its_end(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, owner: object, step: str
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads as much as the disk gives. Whoever waits for a turn need not wait when cancelled."""
     go, running = threading.Event(), threading.Semaphore(0)
-    look = getattr(owner, step)
+    look = Streams._look
 
     def held_up(*arguments: Any, **named: Any) -> Any:
         running.release()
         go.wait()
         return look(*arguments, **named)
 
-    monkeypatch.setattr(owner, step, held_up)
+    monkeypatch.setattr(Streams, "_look", held_up)
     nodes = [f"node-{number}" for number in range(COMPARED + 1)]
     for node in nodes:
         await shelf.give(lines(0, 5), shelf.file(node))
@@ -1627,7 +1625,7 @@ async def test_a_comparison_whose_caller_is_cancelled_has_its_turn_until_its_end
     for _ in tasks:
         await asyncio.to_thread(running.acquire)
     last = asyncio.create_task(waits)
-    while not shelf.streams._turns._waiters:
+    while not shelf.streams._steps._waiting:
         await asyncio.sleep(0)
     tasks.append(last)
     first.cancel()

@@ -1,4 +1,4 @@
-"""Work for one thread, done in groups: whatever waits when the thread is free is its next group.
+"""Work for a thread or a few, done in groups: whatever waits when one of them is free is its next group.
 
 Nobody waits for a group to fill, and under load what costs the same for one as for many (a transaction, a journal
 commit, the way to a thread and back) is paid once a group.
@@ -7,7 +7,6 @@ commit, the way to a thread and back) is paid once a group.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -20,23 +19,30 @@ R = TypeVar("R")
 
 
 class Grouped(Generic[T, R]):
-    """Hands items to a thread in the order they came, a group at a time."""
+    """Hands items to threads in the order they came, a group at a time to each."""
 
     def __init__(
-        self, work: Callable[[Sequence[T]], Sequence[R | Exception]], *, thread: ThreadPoolExecutor, most: int
+        self,
+        work: Callable[[Sequence[T]], Sequence[R | Exception]],
+        *,
+        thread: ThreadPoolExecutor,
+        most: int,
+        at_once: int = 1,
     ) -> None:
         """Prepare.
 
         Args:
-            work: Runs in the thread; gives for each item of a group its result, or the error to raise.
-            thread: Runs one group at a time.
+            work: Runs in a thread; gives for each item of a group its result, or the error to raise.
+            thread: Runs the groups.
             most: Items of a group.
+            at_once: Groups at the same time.
         """
         self._work = work
         self._thread = thread
         self._most = most
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._busy = False
+        self._at_once = at_once
+        self._waiting: dict[asyncio.Future[R], T] = {}  # in order
+        self._running = 0
 
     def __call__(self, item: T) -> asyncio.Future[R]:
         """Have an item done; the future gives what the work gives for it, or raises for its whole group.
@@ -44,15 +50,20 @@ class Grouped(Generic[T, R]):
         An item whose future is cancelled before its group begins is left out.
         """
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if not self._busy:
-            self._begin()
+        self._waiting[future] = item
+        self._begin()
         return future
 
+    def withdraw(self, future: asyncio.Future[R]) -> bool:
+        """Leave out an item whose group has not begun; return whether that is so."""
+        if future not in self._waiting:
+            return False
+        future.cancel()
+        return True
+
     def _begin(self) -> None:
-        """Hand in the next group; one that no thread takes hears so, and those behind it are not kept waiting."""
-        self._busy = False
-        while not self._busy and (group := self._next()):
+        """Hand in the next groups; one that no thread takes hears so, and those behind it are not kept waiting."""
+        while self._running < self._at_once and (group := self._next()):
             items, futures = [item for item, _ in group], [future for _, future in group]
             try:
                 job = asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
@@ -60,18 +71,20 @@ class Grouped(Generic[T, R]):
                 for future in futures:
                     future.set_exception(exc)
             else:
-                self._busy = True
+                self._running += 1
                 job.add_done_callback(partial(self._end, futures))
 
     def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
         group: list[tuple[T, asyncio.Future[R]]] = []
         while self._waiting and len(group) < self._most:
-            item, future = self._waiting.popleft()
+            future = next(iter(self._waiting))
+            item = self._waiting.pop(future)
             if not future.done():
                 group.append((item, future))
         return group
 
     def _end(self, futures: Sequence[asyncio.Future[R]], job: asyncio.Future[Sequence[R | Exception]]) -> None:
+        self._running -= 1
         error = asyncio.CancelledError() if job.cancelled() else job.exception()
         results = job.result() if error is None else [error] * len(futures)
         for future, result in zip(futures, results, strict=True):

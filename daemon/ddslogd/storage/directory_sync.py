@@ -27,11 +27,12 @@ class Directories:
         self._unsynced: dict[Path, int] = {}  # with the number of the last note: a sync before it does not count
         self._vouched: set[str] = set()  # directories whose way from the root this process has synced, or is to
 
-    def make(self, root: Path, path: Path, *, seen: set[str]) -> None:
+    def make(self, root: Path, path: Path, *, seen: set[str], with_entries: bool = False) -> None:
         """Make those that are missing below the root, but for those seen a moment ago; blocks.
 
         Who finds a directory that another thread has just made finds the sync that its entry needs here, too. Whether
         an earlier process came to sync what it made is not known: it is synced with the first file that needs it.
+        With its own entries, where somebody else may have made what is in the last one.
 
         Raises:
             OSError: The disk refuses.
@@ -39,7 +40,7 @@ class Directories:
         """
         with self._lock:
             self._note(make_directories(root, path, seen=seen))
-            self._vouch(root, path.parent)
+            self._vouch(root, path if with_entries else path.parent)
 
     def secure(self, root: Path, path: Path) -> None:
         """Make those that are missing below the root, and sync the way down to the last, with its own entries; blocks.

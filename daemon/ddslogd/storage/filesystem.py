@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from contextlib import contextmanager, suppress
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -16,7 +16,6 @@ from ddslogd.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from concurrent.futures import Executor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,11 +90,6 @@ async def to_its_end(step: asyncio.Future[T]) -> T:
         if not step.cancelled():
             step.exception()  # nobody is left to hear it
         raise
-
-
-async def in_thread(threads: Executor, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Take a blocking step in one of these threads, to its end; whoever is cancelled is notified of no result."""
-    return await to_its_end(asyncio.get_running_loop().run_in_executor(threads, partial(step, *args, **kwargs)))
 
 
 def unbroken(steps: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -39,6 +39,7 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # 
 _ALTERED_LENGTH = 64
 _STAMPED = re.compile(r"\.(\d{8}T\d{6}\.\d{3})Z(?:\.slow)?\.log$")
 _ROTATED = re.compile(r"\.(\d{8}T\d{6}\.\d{3})Z")
+_ROTATED_END = re.compile(rf"{_ROTATED.pattern}\Z")
 _BORN = re.compile(r"(\d{8}T\d{6}\.\d{3})Z(\.log|\.slow\.log)")
 _LAST_YEAR = 9999  # no name is above one of its last millisecond
 _ENDINGS = {LogKind.ERROR: ".log", LogKind.SLOW: ".slow.log"}
@@ -123,6 +124,11 @@ def born_at(name: str, *, log: LogKind) -> datetime | None:
 def old_rotated_path(link: PurePosixPath, moment: datetime) -> PurePosixPath:
     """Return the name that a stream's file of the old layout takes when it is renamed."""
     return link.with_name(f"{link.name}.{stamp(moment)}")
+
+
+def is_any_old_rotated(name: str) -> bool:
+    """Return whether this may be a name that a stream's file of the old layout took, whatever it was called."""
+    return _ROTATED_END.search(name) is not None
 
 
 def is_old_rotated(name: str, *, of: str) -> bool:

@@ -52,6 +52,28 @@ async def handed_in(grouped: Grouped[int, int], *numbers: int) -> list[asyncio.T
     return tasks
 
 
+async def test_two_threads_have_a_group_each_and_what_waits_is_the_next(work: Work) -> None:
+    threads = ThreadPoolExecutor(2)
+    grouped = Grouped(work, thread=threads, most=4, at_once=2)
+
+    tasks = await handed_in(grouped, 1, 2, 3, 4)
+    while len(work.groups) < 2:  # they wait in the threads
+        await asyncio.sleep(0)
+    work.go.set()
+
+    assert (await asyncio.gather(*tasks), sorted(work.groups)) == ([2, 4, 6, 8], [[1], [2], [3, 4]])
+    threads.shutdown()
+
+
+async def test_what_is_withdrawn_in_time_is_never_done(grouped: Grouped[int, int], work: Work) -> None:
+    first, second = grouped(1), grouped(2)
+
+    withdrawn = (grouped.withdraw(first), grouped.withdraw(second))
+    work.go.set()
+
+    assert (withdrawn, await first, second.cancelled(), work.groups) == ((False, True), 2, True, [[1]])
+
+
 async def test_what_waits_when_the_thread_is_free_is_one_group(grouped: Grouped[int, int], work: Work) -> None:
     tasks = await handed_in(grouped, 1, 2, 3)
     work.go.set()

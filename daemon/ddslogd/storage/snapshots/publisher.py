@@ -12,28 +12,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ddslogd.model.errors import StorageError
 from ddslogd.storage.batch_executor import Grouped
 from ddslogd.storage.disk_space import Reserve
-from ddslogd.storage.filesystem import FILE_MODE, disk, new_file, to_its_end
+from ddslogd.storage.filesystem import FILE_MODE, new_file, to_its_end
 from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.log_time import NEWEST, first_time, last_time
 from ddslogd.storage.streams.overlap import HeldWindow
+from ddslogd.storage.sync_lanes import GroupedFile, SyncLanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ddslogd.storage.directory_sync import Directories
     from ddslogd.storage.streams.overlap import Window
 
-T = TypeVar("T")
-
 MOST = 64  # files of a group
-LANES = 4  # threads of a group
 CHANGED = "so another program changed it: find out which; the next cycle fetches it again"
 
 LogTimes = tuple[datetime | None, datetime | None]
@@ -75,13 +72,13 @@ class Publisher:
         self._directories = directories
         self._reserve = reserve or Reserve()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher")
-        self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="lane")
+        self._lanes = SyncLanes("lane")
         self._publish = Grouped(self._run, thread=self._thread, most=MOST)
 
     def close(self) -> None:
         """Finish what was handed in."""
         self._thread.shutdown()
-        self._lanes.shutdown()
+        self._lanes.close()
 
     async def publish(self, whole: Whole) -> LogTimes:
         """Make a file durable under its final name, and read its times; its descriptor is closed then, come what may.
@@ -101,65 +98,31 @@ class Publisher:
         jobs = [_Job(whole, self._directories, seen, self._reserve) for whole in group]
         for job in jobs:
             job.step(job.write)
-        self._at_once(lambda job: job.step(job.sync), jobs)
+        self._lanes.each(lambda job: job.step(job.sync), jobs)
         for job in jobs:
             job.step(job.rename)
-        self._at_once(partial(self._sync_for, jobs), self._directories.waiting())
+        self._lanes.sync_directories(self._directories, jobs)
         return [job.error or job.times for job in jobs]
 
-    def _sync_for(self, jobs: Sequence[_Job], directory: Path) -> None:
-        """Sync a directory, once for all whose names depend on it; what cannot be synced is tried by the next group."""
-        try:
-            with disk(directory):
-                self._directories.sync(directory)
-        except StorageError as exc:
-            for job in jobs:
-                if job.lies_in(directory):
-                    job.fail(exc)
 
-    def _at_once(self, step: Callable[[T], None], items: Sequence[T]) -> None:
-        """Take a step for each item, in a few lanes: the file system commits together what is synced at once."""
-
-        def lane(mine: Sequence[T]) -> None:
-            for item in mine:
-                step(item)
-
-        for _ in self._lanes.map(lane, [items[first::LANES] for first in range(min(LANES, len(items)))]):
-            pass
-
-
-class _Job:
+class _Job(GroupedFile):
     """A file on its way to its name; blocks."""
 
     def __init__(self, whole: Whole, directories: Directories, seen: set[str], reserve: Reserve) -> None:
+        super().__init__(whole.final)
         self._whole = whole
         self._directories = directories
         self._seen = seen
         self._reserve = reserve
         self._fd = whole.fd
         self.times: LogTimes = (None, None)
-        self.error: Exception | None = None
-
-    def step(self, step: Callable[[], None]) -> None:
-        """Take a step, unless one before it failed."""
-        if self.error is not None:
-            return
-        try:
-            with disk(self._whole.final):
-                step()
-        except Exception as exc:  # noqa: BLE001  # a bug, too, is one file's alone, and leaves no descriptor open
-            self.fail(exc)
 
     def fail(self, error: Exception) -> None:
-        """Fail, unless that was done before."""
-        self.error = self.error or error
+        """Fail, and leave nothing of the hidden file."""
+        super().fail(error)
         self._close()
         with suppress(OSError):
             self._whole.part.unlink(missing_ok=True)
-
-    def lies_in(self, directory: Path) -> bool:
-        """Return whether its name may be lost with an entry of the directory: also with one that another file made."""
-        return directory in self._whole.final.parents
 
     def write(self) -> None:
         """Write what is not in a file yet, and read the times of its lines.

@@ -23,9 +23,10 @@ from ddslogd.model.stream import StreamPart, StreamState
 from ddslogd.scheduling.clock import EPOCH
 from ddslogd.storage import paths
 from ddslogd.storage.filesystem import disk
-from ddslogd.storage.streams import live_file, log_window
+from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.log_time import first_time, last_time
 from ddslogd.storage.streams.overlap import READ, Continuation, Slice, continuation, end_of_lines, is_same
+from ddslogd.storage.streams.stream_files import is_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ddslogd.model.snapshot import Snapshot
     from ddslogd.model.stream import Piece
     from ddslogd.storage.streams.overlap import Window
+    from ddslogd.storage.streams.stream_files import StreamFiles
 
 log = structlog.get_logger()
 
@@ -63,16 +65,17 @@ class Doubt(StrEnum):
     CERTAIN = "certain"
 
 
-def look(directory: Path, state: StreamState) -> Doubt:
+def look(files: StreamFiles, state: StreamState) -> Doubt:
     """Compare a stream's files with what the ledger says of it. Blocks.
 
     Raises:
         StorageError: The disk refuses.
     """
-    newest, intent = directory / state.path, state.intent
+    directory, intent = files.directory, state.intent
+    newest = directory / state.path
     with disk(newest):
-        new = live_file.new_files(directory, state.series)
-        misfit = live_file.is_regular(newest) and _is_misfit(directory, newest, state)
+        new = files.new_of(state.series)
+        misfit = is_regular(newest) and _is_misfit(directory, newest, state)
     known = {state.path, intent.path if intent else ""}
     since = newest.name if paths.born_at(newest.name, log=state.log) else ""
     later = [file for file in new if file.name > since and file.relative_to(directory).as_posix() not in known]
@@ -81,18 +84,18 @@ def look(directory: Path, state: StreamState) -> Doubt:
     return Doubt.SOME if misfit else Doubt.NONE
 
 
-def is_continued(directory: Path, series: str, waiting: Sequence[Snapshot]) -> bool:
+def is_continued(files: StreamFiles, series: str, waiting: Sequence[Snapshot]) -> bool:
     """Return whether the end of a stream's newest file is in one of the snapshots that wait. Blocks.
 
     Raises:
         StorageError: The disk refuses.
     """
-    with disk(directory / paths.stream_link(series)):
-        files = list(filter(live_file.is_regular, live_file.files(directory, series)))
-    if not files:
+    with disk(files.link(series)):
+        there = list(filter(is_regular, files.of(series)))
+    if not there:
         return False
-    with log_window.end_of(files) as end:
-        return any(_continues(directory / one.path, end) for one in reversed(waiting))
+    with log_window.end_of(there) as end:
+        return any(_continues(files.directory / one.path, end) for one in reversed(waiting))
 
 
 def _continues(path: Path, end: Window) -> bool:
@@ -175,14 +178,16 @@ def _is_there(directory: Path, piece: Piece | None) -> bool:
         return True
 
 
-def adoption(directory: Path, series: str, waiting: Sequence[Snapshot], *, latest: datetime) -> Adoption | None:
+def adoption(
+    stream_files: StreamFiles, series: str, waiting: Sequence[Snapshot], *, latest: datetime
+) -> Adoption | None:
     """Look at what is on disk of a stream; None where nothing is. Blocks.
 
     The newest snapshot that has something in common with the stream's end says how far the stream has come: those
     before it were taken, and so was it, unless there are lines behind the stream's end in it.
 
     Args:
-        directory: The storage directory.
+        stream_files: Of the storage directory.
         series: Of the snapshots; there is one at least.
         waiting: Those that are not known to be taken, in order of their update time.
         latest: Later times of lines are not believed.
@@ -190,8 +195,9 @@ def adoption(directory: Path, series: str, waiting: Sequence[Snapshot], *, lates
     Raises:
         StorageError: The disk refuses.
     """
-    with disk(directory / paths.stream_link(series)):
-        there = live_file.files(directory, series)
+    directory = stream_files.directory
+    with disk(stream_files.link(series)):
+        there = stream_files.of(series)
     found = _readable(directory, there, series, latest)
     if not found:
         return None
@@ -221,15 +227,16 @@ def adoption(directory: Path, series: str, waiting: Sequence[Snapshot], *, lates
     )
 
 
-def closed_parts(directory: Path, state: StreamState, *, latest: datetime) -> tuple[StreamPart, ...]:
+def closed_parts(stream_files: StreamFiles, state: StreamState, *, latest: datetime) -> tuple[StreamPart, ...]:
     """Describe a stream's files but the newest, those that can be read. Blocks.
 
     Raises:
         StorageError: The disk refuses.
     """
+    directory = stream_files.directory
     newest = directory / state.path
     with disk(newest):
-        files = live_file.files(directory, state.series)
+        files = stream_files.of(state.series)
     return _readable(directory, [file for file in files if file != newest], state.series, latest)
 
 

@@ -1,6 +1,6 @@
 """Streams: one continuous log per node and kind, in which every line stands once, in order.
 
-snapshot ─► where does it go on? (overlap) ─► intent in the ledger ─► append, sync (live_file) ─► ledger: taken, gap
+snapshot ─► where does it go on? (overlap) ─► intent in the ledger ─► stream_appender ─► ledger: taken, gap
 
 A crash anywhere leaves either nothing or an intent, and an intent is carried out as often as it takes.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import structlog
 
@@ -22,14 +23,17 @@ from ddslogd.model.stream import Advance, Gap, GapCause, Intent, Piece, StreamPa
 from ddslogd.model.units import iso_time
 from ddslogd.scheduling.clock import EPOCH, believed
 from ddslogd.storage import paths
+from ddslogd.storage.batch_executor import Grouped
 from ddslogd.storage.directory_sync import Directories
 from ddslogd.storage.disk_space import Reserve
-from ddslogd.storage.filesystem import disk, exists, in_thread, sync_directory, unbroken
+from ddslogd.storage.filesystem import disk, exists, to_its_end, unbroken
 from ddslogd.storage.ledger.stream_records import Backlog, StreamBook
-from ddslogd.storage.streams import live_file, log_window
+from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.gap_cause import cause_of_gap
 from ddslogd.storage.streams.log_time import AHEAD, first_time, last_time, line_time
 from ddslogd.storage.streams.overlap import READ, Continuation, Slice, Unproved, continuation, end_of_lines
+from ddslogd.storage.streams.stream_appender import Append, StreamAppender
+from ddslogd.storage.streams.stream_files import StreamFiles, is_regular
 from ddslogd.storage.streams.stream_recovery import Doubt, adoption, closed_parts, is_continued, look
 
 if TYPE_CHECKING:
@@ -44,14 +48,15 @@ if TYPE_CHECKING:
     from ddslogd.scheduling.clock import Clock
     from ddslogd.storage.ledger.snapshot_records import Ledger
     from ddslogd.storage.streams.overlap import Window
+    from ddslogd.storage.streams.stream_appender import Appended
 
 P = ParamSpec("P")
 T = TypeVar("T")
 log = structlog.get_logger()
 
-COMPARED = 2  # snapshots at the same time: each is read from end to end
-UNDER_WAY = 32  # streams that are appended to: durable together, and a stop waits for them
-THREADS = 4  # for all of these; the disk does no more at the same time
+COMPARED = 2  # threads that compare snapshots, each of which is read from end to end
+MOST = 16  # steps that one of them takes in a row: small files are compared sooner than a thread is woken
+UNDER_WAY = 64  # streams that are appended to: durable together, and a stop waits for them
 PUT_BACK = (
     "nothing, where you put the ledger back from a copy: streams go on where their files end, and the gaps that were"
     " noted since the copy was made are lost; else see the disk"
@@ -120,6 +125,10 @@ class _Place:
     window: int
 
 
+class _UnknownFiles(Exception):  # no error: they are adopted
+    """A stream that the ledger does not know has files on disk."""
+
+
 class Streams:
     """All streams of one storage directory."""
 
@@ -147,25 +156,36 @@ class Streams:
         self._directory = directory
         self._settings = settings
         self._clock = clock
-        self._directories = directories or Directories()
+        self._files = StreamFiles(directory, directories=directories or Directories())
         self._reserve = reserve or Reserve()
+        self._appender = StreamAppender(self._files, self._reserve)
         self._locks: dict[str, asyncio.Lock] = {}
         self._replaced: dict[str, str] = {}  # by series: the name of the last file that a rebuild moved away
         self._compared: set[str] = set()  # series whose files were compared with the ledger
         self._began_with = ledger.generation
         self._known_to: dict[str, int] = {}  # by series: the generation of the ledger that knows its closed files
         self._outdated = False
-        self._turns = asyncio.Semaphore(COMPARED)
         self._under_way = asyncio.Semaphore(UNDER_WAY)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="stream")
+        self._threads = ThreadPoolExecutor(COMPARED, thread_name_prefix="stream")
+        self._steps: Grouped[Callable[[], Any], Any] = Grouped(
+            _taken, thread=self._threads, most=MOST, at_once=COMPARED
+        )
 
     def close(self) -> None:
         """Finish what was handed in."""
         self._threads.shutdown()
+        self._appender.close()
 
     async def _run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Take a blocking step, to its end: what it holds counts as held until then."""
-        return await in_thread(self._threads, step, *args, **kwargs)
+        """Take a blocking step; once it has begun, to its end: what it holds counts as held until then."""
+        future: asyncio.Future[T] = self._steps(partial(step, *args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not self._steps.withdraw(future):
+                with suppress(Exception):
+                    await to_its_end(future)  # nobody is left to hear how it ended
+            raise
 
     async def catch_up(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> None:
         """Let a stream take all snapshots that wait for it, in order of their update time.
@@ -180,13 +200,35 @@ class Streams:
         """
         async with self._locks.setdefault(series, asyncio.Lock()):
             backlog = await self._settled(series, origin)
-            state = backlog.state
-            for snapshot in backlog.waiting:
-                state, advance = await self._take(snapshot, series, state, origin)
-                if advance is not None:
-                    note(advance)
+            try:
+                state = await self._take_all(backlog, series, origin, note, is_new=backlog.state is None)
+            except _UnknownFiles:
+                if await self._adopt(series, backlog.waiting, latest=self._latest(origin)):
+                    backlog = await self.book.backlog(series)
+                state = await self._take_all(backlog, series, origin, note)
             if state is not None and state.size and self._is_old(state) and not _is_of_old_layout(state):
                 await self._close(state)
+
+    async def _take_all(
+        self,
+        backlog: Backlog,
+        series: str,
+        origin: Origin,
+        note: Callable[[Advance], None],
+        *,
+        is_new: bool = False,
+    ) -> StreamState | None:
+        """Take what waits; return how far the stream is then.
+
+        Raises:
+            _UnknownFiles: It is new, but files of it are on disk.
+        """
+        state = backlog.state
+        for snapshot in backlog.waiting:
+            state, advance = await self._take(snapshot, series, state, origin, is_new=is_new and state is None)
+            if advance is not None:
+                note(advance)
+        return state
 
     async def behind(self) -> tuple[tuple[str, str], ...]:
         """Return what is to catch up, though no cycle may come: pairs of series and instance name."""
@@ -210,7 +252,7 @@ class Streams:
         home = self._directory / paths.stream_directory(series)
         aside = home.parent / f".replaced.{paths.stamp(self._clock.now())}" / home.name
         await self.book.begin_anew(series)  # first: a stream that is on disk and not in the books is adopted
-        moved = await self._run(_move_all, self._directory, series, aside)
+        moved = await self._run(self._files.move_all, series, aside)
         if not moved:
             return None
         self._replaced[series] = moved[-1].name
@@ -243,25 +285,20 @@ class Streams:
             async with self._under_way:
                 await self._resume(backlog.state, backlog.state.intent)
             backlog = await self.book.backlog(series)
-        if backlog.state is None and backlog.waiting:
-            async with self._turns:
-                adopted = await self._adopt(series, backlog.waiting, latest=self._latest(origin))
-            backlog = await self.book.backlog(series) if adopted else backlog
-        elif backlog.state is not None and self._known_to.get(series, self._began_with) != generation:
+        if backlog.state is not None and self._known_to.get(series, self._began_with) != generation:
             # What was being appended went into a new ledger, and nothing else.
-            parts = await self._run(closed_parts, self._directory, backlog.state, latest=self._latest(origin))
+            parts = await self._run(closed_parts, self._files, backlog.state, latest=self._latest(origin))
             await self.book.adopt(backlog.state, parts=parts, taken=())
         self._known_to[series] = generation
         return backlog
 
     async def _is_outdated(self, state: StreamState, waiting: Sequence[Snapshot]) -> bool:
         """Return whether the ledger is older than the stream's files, or contradicts them."""
-        match await self._run(look, self._directory, state):
+        match await self._run(look, self._files, state):
             case Doubt.NONE:
                 return False
             case Doubt.SOME:
-                async with self._turns:
-                    return await self._run(is_continued, self._directory, state.series, waiting)
+                return await self._run(is_continued, self._files, state.series, waiting)
             case Doubt.CERTAIN:
                 return True
 
@@ -284,11 +321,10 @@ class Streams:
     @unbroken
     async def _adopt(self, series: str, waiting: Sequence[Snapshot], *, latest: datetime) -> bool:
         """Record what is on disk of a stream that the ledger does not know; return whether there is anything."""
-        found = await self._run(adoption, self._directory, series, waiting, latest=latest)
+        found = await self._run(adoption, self._files, series, waiting, latest=latest)
         if found is None:
             return False
-        newest = self._directory / found.state.path
-        await self._run(live_file.make_durable, self._directory, newest, directories=self._directories)
+        await self._run(self._files.make_durable, self._directory / found.state.path)
         log.warning("stream.adopted", instance=found.state.instance, node=found.state.node)
         await self.book.adopt(found.state, parts=found.parts, taken=found.taken)
         return True
@@ -301,15 +337,15 @@ class Streams:
         return await self._run(exists, self._directory / path)
 
     async def _take(
-        self, snapshot: Snapshot, series: str, state: StreamState | None, origin: Origin
+        self, snapshot: Snapshot, series: str, state: StreamState | None, origin: Origin, *, is_new: bool
     ) -> tuple[StreamState | None, Advance | None]:
         """Append what a snapshot has that its stream has not.
 
         Returns:
             How far the stream has come, and what the snapshot brought; None where it is passed over.
         """
-        async with self._turns:
-            place = await self._place(state or _fresh(series, snapshot, self._clock.now()), snapshot, origin)
+        known = state or _fresh(series, snapshot, self._clock.now())
+        place = await self._place(known, snapshot, origin, is_new=is_new)
         if place is None:
             return state, None
         known, find, intent = place.state, place.find, place.intent
@@ -334,11 +370,11 @@ class Streams:
             gap=intent.gap,
         )
 
-    async def _place(self, state: StreamState, snapshot: Snapshot, origin: Origin) -> _Place | None:
+    async def _place(self, state: StreamState, snapshot: Snapshot, origin: Origin, *, is_new: bool) -> _Place | None:
         """Find where a snapshot goes on; None where it is passed over."""
         latest = self._latest(origin)
         try:
-            return await self._run(self._look, state, snapshot, latest)
+            return await self._run(self._look, state, snapshot, latest, is_new=is_new)
         except StorageError as exc:
             if exc.passing:
                 raise  # the snapshot waits for the next cycle
@@ -365,8 +401,12 @@ class Streams:
         )
         await self.book.pass_over([snapshot.key], gone=gone)
 
-    def _look(self, state: StreamState, snapshot: Snapshot, latest: datetime) -> _Place:
+    def _look(self, state: StreamState, snapshot: Snapshot, latest: datetime, *, is_new: bool = False) -> _Place:
         """Find where the snapshot goes on; blocks."""
+        if is_new:
+            with disk(self._directory / state.path):
+                if self._files.of(state.series):
+                    raise _UnknownFiles
         with self._lines(snapshot.path) as export, self._last(state) as (delivered, complete):
             began = bool(state.reference or state.size or state.delivered_at)
             find = _find(delivered, export, began=began, complete=complete)
@@ -401,7 +441,7 @@ class Streams:
                 yield Slice(last, min(state.delivered, last.size)), state.complete
         else:
             with disk(self._directory / state.path):
-                files = list(filter(live_file.is_regular, live_file.files(self._directory, state.series)))
+                files = list(filter(is_regular, self._files.of(state.series)))
             if not files:
                 yield None, False
                 return
@@ -433,7 +473,7 @@ class Streams:
     def _next_path(self, state: StreamState, *known: str) -> str:
         known = (state.path, self._replaced.get(state.series, ""), *known)
         with disk(self._directory / state.path):
-            path = live_file.next_path(self._directory, state.series, known=known, now=self._clock.now())
+            path = self._files.next_path(state.series, known=known, now=self._clock.now())
         return path.as_posix()
 
     async def _with_gap(self, state: StreamState, intent: Intent, origin: Origin, place: _Place) -> Intent:
@@ -473,56 +513,47 @@ class Streams:
         if intent.size:
             if state.intent is None:
                 await self.book.intend(state, intent)
-            if not await self._run(self._append, state, intent):
-                intent = await self._elsewhere(state, intent)
-            trouble, parts = await self._run(self._finish, state, intent)
+            appended = await self._append(state, intent)
+            if not appended.is_done:
+                intent, appended = await self._append_elsewhere(state, intent)
+            trouble = appended.link_trouble
+            if state.size and not state.closed and intent.path != state.path:
+                parts = await self._run(self._closed_before, state, intent)
         after = await self.book.commit(state.after(intent, now=self._clock.now()), intent, parts=parts)
         if intent.size and state.size and planned != state.path:
             _bound(state).info("stream.rotated", path=state.path, size=state.size)
         self._report(state, intent, trouble)
         return after
 
-    async def _elsewhere(self, state: StreamState, intent: Intent) -> Intent:
+    async def _append(self, state: StreamState, intent: Intent) -> Appended:
+        old_until = self._clock.now() if _is_of_old_layout(state) else None
+        return await self._appender.append(Append(series=state.series, intent=intent, old_until=old_until))
+
+    async def _append_elsewhere(self, state: StreamState, intent: Intent) -> tuple[Intent, Appended]:
         """Append to a new file, since the one that was meant is not as it was left; that one stays as it is."""
         if intent.path != state.path:
             _bound(state).warning("stream.file_changed", path=intent.path, todo=CHANGED)
         path = await self._run(self._next_path, state, intent.path)
         intent = replace(intent, path=path, base=0)
         await self.book.intend(state, intent)  # before a byte is written: a file that the books do not know is a doubt
-        if not await self._run(self._append, state, intent):
+        appended = await self._append(state, intent)
+        if not appended.is_done:
             raise StorageError(f"others write to the files of this stream: {path}")
-        return intent
+        return intent, appended
 
-    def _append(self, state: StreamState, intent: Intent) -> bool:
-        return live_file.append(
-            self._directory,
-            state.series,
-            intent,
-            directories=self._directories,
-            reserve=self._reserve,
-            old_until=self._clock.now() if _is_of_old_layout(state) else None,
-        )
-
-    def _finish(self, state: StreamState, intent: Intent) -> tuple[str, list[StreamPart]]:
-        """Let the link lead to the newest file, and describe what is closed with it; blocks.
-
-        Returns:
-            Why the link does not, and the closed files.
-        """
-        trouble = live_file.point(self._directory, state.series, intent.path)
-        if intent.path == state.path or state.closed:
-            return trouble, []
-        if _is_of_old_layout(state) and state.size:  # it has another name now, and perhaps not only since this try
+    def _closed_before(self, state: StreamState, intent: Intent) -> list[StreamPart]:
+        """Describe what is closed as a file begins; blocks."""
+        if _is_of_old_layout(state):  # it has another name now, and perhaps not only since this try
             latest = self._clock.now() + AHEAD
-            return trouble, [*closed_parts(self._directory, replace(state, path=intent.path), latest=latest)]
+            return [*closed_parts(self._files, replace(state, path=intent.path), latest=latest)]
         part = self._part(state)
-        return trouble, [part] if part else []
+        return [part] if part else []
 
     def _part(self, state: StreamState) -> StreamPart | None:
         """Describe the newest file, which is closed with that; None where it is gone. Blocks."""
         path = self._directory / state.path
         with disk(path):
-            size = path.stat().st_size if live_file.is_regular(path) else None
+            size = path.stat().st_size if is_regular(path) else None
         if (size or 0) != state.size:
             _bound(state).warning("stream.file_changed", path=state.path, todo=CHANGED)
         if size is None:
@@ -544,6 +575,18 @@ class Streams:
         if intent.gap is not None:
             _tell_gap(intent.gap)
         _bound(state).debug("stream.advanced", new_bytes=intent.size)
+
+
+def _taken(steps: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Take steps in a row; return what each gives, or raises. Blocks."""
+    return [_taken_one(step) for step in steps]
+
+
+def _taken_one(step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except Exception as exc:  # noqa: BLE001  # it is whose step it was, and nobody else's
+        return exc
 
 
 def _is_of_old_layout(state: StreamState) -> bool:
@@ -626,20 +669,6 @@ def _fresh(series: str, snapshot: Snapshot, now: datetime) -> StreamState:
         born_at=now,
         reference_at=EPOCH,
     )
-
-
-def _move_all(directory: Path, series: str, aside: Path) -> list[Path]:
-    """Move the files of a stream into a directory; return where they were, oldest first."""
-    link = directory / paths.stream_link(series)
-    with disk(link):
-        files = live_file.files(directory, series)
-        if files:
-            aside.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                file.rename(aside / file.name)
-            for changed in {aside, aside.parent, aside.parent.parent, *(file.parent for file in files)}:
-                sync_directory(changed)
-    return files
 
 
 def _tell_gap(gap: Gap) -> None:
