@@ -24,7 +24,7 @@ from ddslogd.model.snapshot import Identity, Snapshot, Stored, Unchanged
 from ddslogd.sandbox import replica_set
 from ddslogd.storage import paths
 from ddslogd.storage.ledger import database
-from ddslogd.storage.ledger.snapshot_records import read_snapshot
+from ddslogd.storage.ledger.snapshot_records import Ledger, read_snapshot
 from ddslogd.storage.snapshots.checksums import Checks, Digests
 from ddslogd.storage.snapshots.partial_file import Desk, Part
 from support.clocks import ManualClock
@@ -32,6 +32,7 @@ from support.examples import examples
 from support.testbed import Bed, known_gaps, quiet_sandbox
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterator
 
     from structlog.typing import EventDict
@@ -147,12 +148,42 @@ async def test_of_a_window_that_slid_only_the_new_is_fetched(bed: Bed, clock: Ma
 async def test_an_unchanged_log_costs_one_request(held: Sandbox, bed: Bed) -> None:
     report = await bed.collect()
 
-    assert (report.outcomes, asked(held), fetched(held)) == (
-        (Unchanged(file=entries(bed)[-1].file, fetched=HEAD),),
-        [FIRST],
-        HEAD,
-    )
-    assert bed.contents() == [LOG]
+    first, second = entries(bed)
+    (outcome,) = report.outcomes
+    assert isinstance(outcome, Unchanged)
+    assert (replace(outcome, entry=None), second.path) == (Unchanged(file=second.file, fetched=HEAD), first.path)
+    assert (asked(held), fetched(held), bed.contents()) == ([FIRST], HEAD, [LOG])
+
+
+@pytest.mark.parametrize("nodes", [3, 7])
+@pytest.mark.parametrize("size", [len(LOG), SMALL // 2], ids=["delta", "whole"])
+async def test_quiet_nodes_cost_no_sync_and_share_one_question_to_the_ledger(
+    bed: Bed, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, size: int, nodes: int
+) -> None:
+    """What is done to disk and ledger in a cycle that brings nothing new, and that only its end changes something."""
+    steps, real_run = list[str](), Ledger.run
+
+    async def run(ledger: Ledger, transaction: Callable[[sqlite3.Connection], Any]) -> Any:
+        def counted(db: sqlite3.Connection) -> Any:
+            changes = db.total_changes
+            result = transaction(db)
+            steps.append("write" if db.total_changes > changes else "read")
+            return result
+
+        return await real_run(ledger, counted)
+
+    async with bed.cloud(fleet=[replica_set("solo", nodes=nodes)]) as sandbox, bed.open():
+        for number in range(nodes):
+            sandbox.write(f"solo_replica_node_{number + 1}", LOG[:size])
+        await bed.collect()
+        clock.forward(minutes=20)
+        monkeypatch.setattr(Ledger, "run", run)
+        for call in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, call, lambda _: steps.append("sync"))
+        report = await bed.collect()
+        monkeypatch.undo()
+
+    assert (report.unchanged, steps) == (nodes, ["read", "read", "write"])
 
 
 async def test_a_log_of_the_same_size_that_differs_in_its_end_is_not_unchanged(held: Sandbox, bed: Bed) -> None:

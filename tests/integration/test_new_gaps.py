@@ -23,9 +23,10 @@ from ddslogd.monitoring.status_reader import gap_objects
 from ddslogd.sandbox.faults import ApiError
 from ddslogd.storage.ledger import database, status_queries
 from ddslogd.storage.ledger.database import MIGRATIONS, ms_of
+from ddslogd.storage.ledger.gap_records import MERGED_AT_ONCE, MOST_GAPS, gaps
 from ddslogd.storage.ledger.snapshot_records import Ledger
 from ddslogd.storage.ledger.status_queries import Gaps
-from ddslogd.storage.ledger.stream_records import MERGED_AT_ONCE, MOST_GAPS, StreamBook, gaps
+from ddslogd.storage.ledger.stream_records import StreamBook
 from ddslogd.web import page
 from ddslogd.web.table_query import Query, read, select
 from support.clocks import START

@@ -20,7 +20,7 @@ from ddslogd.sandbox import Sandbox, configuration, single
 from ddslogd.scheduling.triggers import next_tick
 from ddslogd.service.factory import opened
 from ddslogd.storage.ledger import database, status_queries
-from ddslogd.storage.ledger.stream_records import gaps
+from ddslogd.storage.ledger.gap_records import gaps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

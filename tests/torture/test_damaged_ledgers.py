@@ -30,8 +30,9 @@ from ddslogd.service.systemd import Notifier
 from ddslogd.storage import paths
 from ddslogd.storage.ledger import database, status_queries
 from ddslogd.storage.ledger.database import MIGRATIONS
+from ddslogd.storage.ledger.gap_records import gaps
 from ddslogd.storage.ledger.snapshot_records import Ledger
-from ddslogd.storage.ledger.stream_records import StreamBook, gaps
+from ddslogd.storage.ledger.stream_records import StreamBook
 from support.clocks import START
 from support.log_streams import NODE, cycle, lines, stream, stream_files
 from support.testbed import ANY_PORT, known_gaps

@@ -22,8 +22,8 @@ from ddslogd.model.snapshot import LogFile, Snapshot
 from ddslogd.scheduling.clock import SystemClock
 from ddslogd.storage import paths
 from ddslogd.storage.ledger import database
+from ddslogd.storage.ledger.gap_records import gaps
 from ddslogd.storage.ledger.snapshot_records import Ledger
-from ddslogd.storage.ledger.stream_records import gaps
 from ddslogd.storage.streams.stream_writer import Origin, Streams
 from support.live_settings import live_settings
 from support.places import ROOT

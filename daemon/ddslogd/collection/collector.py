@@ -99,6 +99,10 @@ class Collector:
         """
         began = self._clock.monotonic()
         report, skew = await self._cycle(instance, selected)
+        try:
+            await self.archive.ledger.enter(*report.entries)
+        except StorageError as exc:
+            log.error("ledger.failed", instance=instance.name, reason=str(exc))
         self._ended(report, since=None, began=began, skew=skew)
         return report
 

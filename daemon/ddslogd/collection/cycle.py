@@ -15,12 +15,14 @@ from ddslogd.collection import selection
 from ddslogd.collection.cycle_result import CycleResult
 from ddslogd.collection.export_history import asked
 from ddslogd.collection.file_collection import FileCollection
+from ddslogd.collection.known_files import KnownFiles
 from ddslogd.collection.node_standings import NodeStandings
 from ddslogd.collection.stream_origin import stream_origin
 from ddslogd.huaweicloud.export import RunningExport
 from ddslogd.model.cycle import CycleOutcome
 from ddslogd.model.errors import StorageError, UnknownFile
 from ddslogd.model.failure_kind import FailureKind
+from ddslogd.model.snapshot import Unchanged
 from ddslogd.storage import paths
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Cycle:
         self._archive = context.archive
         self._result = CycleResult(context)
         self._standings = NodeStandings(context)
+        archive = context.archive
+        self._known_files = KnownFiles(context.instance.name, ledger=archive.ledger, streams=archive.streams)
         self._running: Counter[str] = Counter()  # transfers by series
         # By series: the cloud may export a node again in mid-cycle, and two files with the same bytes are one.
         self._one_by_one: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -164,15 +168,23 @@ class Cycle:
 
     async def _settle(self, link: Link, export: RunningExport) -> None:
         collection = FileCollection(
-            link, export, context=self._context, standings=self._standings, one_by_one=self._one_by_one
+            link,
+            export,
+            context=self._context,
+            standings=self._standings,
+            known_files=self._known_files,
+            one_by_one=self._one_by_one,
         )
         outcome = await collection.run()
         export.ended(link.file)
+        series = paths.series(paths.key(link.file))
+        if not isinstance(outcome, Unchanged):
+            self._known_files.changed(series)
         self._result.note(outcome)
         self._context.progress.ended(link.file, outcome)
-        series = paths.series(paths.key(link.file))
         self._running[series] -= 1
-        if not self._running[series]:  # else the newer of two files could come before the older
+        if not self._running[series] and not self._known_files.is_idle(series):
+            # Were another of its files under way, the newer of the two could come before the older.
             await self._catch_up(series)
 
     async def _catch_up(self, series: str) -> None:

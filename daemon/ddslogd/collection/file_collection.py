@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ddslogd.collection.context import CycleContext
+    from ddslogd.collection.known_files import KnownFiles
     from ddslogd.collection.node_standings import NodeStandings
     from ddslogd.download.downloader import Fetched
     from ddslogd.huaweicloud.export import RunningExport
@@ -44,6 +45,7 @@ class FileCollection:
         *,
         context: CycleContext,
         standings: NodeStandings,
+        known_files: KnownFiles,
         one_by_one: Mapping[str, asyncio.Lock],
     ) -> None:
         """Prepare; the journey begins now.
@@ -53,6 +55,7 @@ class FileCollection:
             export: Renews the link.
             context: Of the cycle.
             standings: Hears what the file says of its node.
+            known_files: Of the instance.
             one_by_one: By series: held while a file is compared with those that are published, until it is entered.
         """
         self._link = link
@@ -60,6 +63,7 @@ class FileCollection:
         self._context = context
         self._archive = context.archive
         self._standings = standings
+        self._known_files = known_files
         self._one_by_one = one_by_one
         self._file = link.file  # with another time where its bytes changed, see _as_of_now
         self._received = 0
@@ -89,7 +93,7 @@ class FileCollection:
 
     async def _bring(self) -> Outcome:
         file = self._link.file
-        known = await self._archive.ledger.known(paths.key(file))
+        known = await self._known_files.known(file)
         newest = known.newest
         if known.held:
             held = await self._held()
@@ -157,9 +161,9 @@ class FileCollection:
         if fetched is not None and fetched.unchanged and seed is not None:
             snapshot = self._snapshot(part, fetched)
             snapshot = replace(snapshot, size=seed.size, md5=seed.md5, sha256=seed.sha256)
-            same = await self._archive.ledger.same_beside(snapshot)
-            if same is not None and await self._enter_as(same, snapshot, part):
-                return Unchanged(file=link.file, fetched=part.received)
+            same = await self._known_files.same_beside(snapshot)
+            if same is not None and (unchanged := await self._unchanged(same, snapshot, part)):
+                return unchanged
             # It is not next to it any more, or is gone: then it takes a copy of its own.
             fetched = await downloader.fetch(link, part, renew=renew)
         async with self._one_by_one[paths.series(paths.key(self._file))]:
@@ -182,10 +186,12 @@ class FileCollection:
     @unbroken  # else what is visible would be in no ledger until the next start, and come again with the next export
     async def _publish(self, snapshot: Snapshot, part: Part) -> Outcome:
         ledger = self._archive.ledger
-        same = await ledger.promise(snapshot)
+        same = await self._known_files.same_beside(snapshot) if snapshot.md5 else None
+        if same is None:
+            same = await ledger.promise(snapshot)
         if same is not None:
-            if await self._enter_as(same, snapshot, part):
-                return Unchanged(file=snapshot.file, fetched=part.received)
+            if unchanged := await self._unchanged(same, snapshot, part):
+                return unchanged
             await ledger.promise(snapshot, even_if_same=True)
         first_at, last_at = await part.publish(latest=self._context.account.api.now() + AHEAD)
         snapshot = replace(snapshot, first_at=first_at, last_at=last_at)
@@ -211,11 +217,12 @@ class FileCollection:
             fetched=part.received,
         )
 
-    async def _enter_as(self, same: str, snapshot: Snapshot, part: Part) -> bool:
-        """Enter a file at the place of one next to it, which has the same bytes; False where that is gone."""
-        archive = self._archive
-        if not await archive.store.has(same):
-            return False
+    async def _unchanged(self, same: str, snapshot: Snapshot, part: Part) -> Unchanged | None:
+        """Return the outcome where a file next to this one, at a path, has the same bytes; None where that is gone.
+
+        It is entered with the cycle's end: should that not come, the next cycle asks for it again, which costs little.
+        """
+        if not await self._archive.store.has(same):
+            return None
         await part.remove()
-        await archive.ledger.enter(replace(snapshot, path=same))
-        return True
+        return Unchanged(file=self._link.file, fetched=part.received, entry=replace(snapshot, path=same))

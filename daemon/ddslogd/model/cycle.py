@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ddslogd.model.export import Habit
     from ddslogd.model.failure_kind import FailureKind
+    from ddslogd.model.snapshot import Snapshot
     from ddslogd.model.stream import Advance
 
 
@@ -192,6 +193,12 @@ class CycleReport:
     def stored(self) -> int:
         """Count the files that are new on disk."""
         return sum(isinstance(outcome, Stored) for outcome in self.outcomes)
+
+    @property
+    def entries(self) -> tuple[Snapshot, ...]:
+        """Return what is to be entered of files that were nothing new; those that are new were, as they came."""
+        unchanged = (outcome for outcome in self.outcomes if isinstance(outcome, Unchanged))
+        return tuple(outcome.entry for outcome in unchanged if outcome.entry is not None)
 
     @property
     def unchanged(self) -> int:

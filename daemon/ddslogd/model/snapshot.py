@@ -116,10 +116,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchanged:
-    """The file is nothing new: the ledger had it, or its bytes are those of the node's last one, or it is empty."""
+    """The file is nothing new: the ledger had it, or its bytes are those of the node's last one, or it is empty.
+
+    Attributes:
+        entry: What is to be entered of it, at the path of the file that has the same bytes; None for nothing.
+    """
 
     file: LogFile
     fetched: int = 0
+    entry: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from ddslogd.model.stream import Gap, GapCause
 from ddslogd.monitoring import control_socket
 from ddslogd.monitoring.status_json import as_object
 from ddslogd.monitoring.status_reader import recorded, recorded_gaps
+from ddslogd.storage.ledger.gap_records import MERGED, NOT_OVER
 from ddslogd.storage.ledger.snapshot_records import FILE_NAME
-from ddslogd.storage.ledger.stream_records import MERGED, NOT_OVER
 
 if TYPE_CHECKING:
     import socket

@@ -18,9 +18,9 @@ from ddslogd.monitoring.status import Disk
 from ddslogd.storage import paths
 from ddslogd.storage.disk_space import room_at
 from ddslogd.storage.filesystem import disk
-from ddslogd.storage.ledger import database, status_queries, stream_records
+from ddslogd.storage.ledger import database, gap_records, status_queries, stream_records
+from ddslogd.storage.ledger.gap_records import MERGED, NOT_OVER
 from ddslogd.storage.ledger.snapshot_records import FILE_NAME
-from ddslogd.storage.ledger.stream_records import MERGED, NOT_OVER
 from ddslogd.storage.snapshots.store import is_claimed
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def recorded_gaps(storage: Storage, *, since: datetime | None, instances: tuple[
     """
     with database.reading(storage.state / FILE_NAME) as db:
         unknown = sorted(set(instances) - stream_records.instances(db)) if instances else []
-        found = stream_records.gaps(db, since=since, instances=instances)
+        found = gap_records.gaps(db, since=since, instances=instances)
     return {"directory": str(storage.directory), "unknown": unknown, "gaps": gap_objects(found)}
 
 

@@ -27,10 +27,11 @@ from ddslogd.storage.filesystem import disk
 from ddslogd.storage.ledger import database, integrity_check, node_records
 from ddslogd.storage.ledger.cycle_records import LAST_TICKS, write_cycle, write_failures, write_habits
 from ddslogd.storage.ledger.database import log_moment, log_ms, moment_of, moment_or_none, ms_of, ms_or_none
+from ddslogd.storage.ledger.gap_records import end_gap_of_absence
 from ddslogd.storage.ledger.integrity_check import UNREADABLE, relative, row_reader, typed, types_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ddslogd.model.cycle import CycleReport, NodeHistory
@@ -71,9 +72,7 @@ SAME_BESIDE = (
 )
 
 NEXT_SERIES = "SELECT min(series) FROM snapshots WHERE series > ? AND series < ?"
-NEWEST_OF_SERIES = (
-    "SELECT node, log, file_name FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
-)
+NEWEST_OF_SERIES = "SELECT * FROM snapshots WHERE series = ? AND published ORDER BY updated_ms DESC LIMIT 1"
 
 # What is known of a snapshot only once its file has its name; all else is in the promise.
 KEEP_PROMISE = (
@@ -274,9 +273,7 @@ class Ledger:
         """Record that the snapshots' files are on disk, each at its path (an older file's, if the bytes are equal)."""
 
         def write(db: sqlite3.Connection) -> None:
-            for snapshot in snapshots:
-                if not _keep_promise(db, snapshot):
-                    _write_snapshot(db, snapshot, published=True)
+            _enter(db, snapshots)
 
         await self.run(write)
 
@@ -365,6 +362,9 @@ class Ledger:
         report = replace(report, started_at=report.started_at + ahead, finished_at=report.finished_at + ahead)
 
         def write(db: sqlite3.Connection) -> datetime | None:
+            _enter(db, report.entries)
+            for entry in report.entries:  # taken without the stream, which has nothing to do
+                end_gap_of_absence(db, paths.series(entry.key))
             _write_origin(db, report)
             write_cycle(db, report, tick)
             write_failures(db, report)
@@ -488,15 +488,8 @@ class Ledger:
         def ask(db: sqlite3.Connection) -> dict[tuple[str, LogKind], str]:
             streams = db.execute("SELECT node, log FROM streams WHERE instance = ?", (instance,))
             found = {(node, LogKind(kind)): "" for node, kind in streams}
-            directory = f"{paths.SNAPSHOTS}/{paths.segment(instance)}"
-            after = f"{directory}/"
-            while True:  # from one series to the next by the index
-                (after,) = db.execute(NEXT_SERIES, (after, _behind(directory))).fetchone()
-                if after is None:
-                    return found
-                row = db.execute(NEWEST_OF_SERIES, (after,)).fetchone()
-                if row is not None:
-                    found[row[0], LogKind(row[1])] = row[2]
+            newest = read_newest(db, f"{paths.SNAPSHOTS}/{paths.segment(instance)}").values()
+            return found | {(one.file.node, one.file.log): one.file.file_name for one in newest}
 
         return await self.run(ask)
 
@@ -652,6 +645,12 @@ def _refuse_another(ledger: Path, *, before: Path, now: Path) -> None:
         raise ConfigError(ledger, [Complaint(line=0, column=0, path="", text=text)])
 
 
+def _enter(db: sqlite3.Connection, snapshots: Iterable[Snapshot]) -> None:
+    for snapshot in snapshots:
+        if not _keep_promise(db, snapshot):
+            _write_snapshot(db, snapshot, published=True)
+
+
 def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bool) -> None:
     file = snapshot.file
     row = (
@@ -730,6 +729,19 @@ def read_snapshot(row: tuple[Any, ...]) -> Snapshot:
         delta=bool(found.delta),
         fetched=found.fetched,
     )
+
+
+def read_newest(db: sqlite3.Connection, directory: str) -> dict[str, Snapshot]:
+    """Return the newest published snapshot of each series in an instance's directory, by series."""
+    found: dict[str, Snapshot] = {}
+    series = f"{directory}/"
+    while True:  # from one to the next by the index: there may be a hundred entries of each
+        (series,) = db.execute(NEXT_SERIES, (series, _behind(directory))).fetchone()
+        if series is None:
+            return found
+        row = db.execute(NEWEST_OF_SERIES, (series,)).fetchone()
+        if row is not None:
+            found[series] = read_snapshot(row)
 
 
 def _keep_promise(db: sqlite3.Connection, snapshot: Snapshot) -> bool:

@@ -16,7 +16,16 @@ from ddslogd.model.instance import LogKind
 from ddslogd.model.stream import Gap, GapCause, Intent, StreamPart, StreamState
 from ddslogd.storage import paths as storage_paths
 from ddslogd.storage.ledger.cycle_records import KEPT_CYCLES
-from ddslogd.storage.ledger.database import log_moment, log_ms, moment_of, moment_or_none, ms_of
+from ddslogd.storage.ledger.database import log_moment, log_ms, moment_of, ms_of
+from ddslogd.storage.ledger.gap_records import (
+    NOT_OVER,
+    count_gaps,
+    end_gap_of_absence,
+    merge_oldest,
+    next_with_gaps,
+    read_gap,
+    write_gap,
+)
 from ddslogd.storage.ledger.integrity_check import relative, row_reader, typed, types_of
 from ddslogd.storage.ledger.snapshot_records import read_snapshot
 
@@ -27,30 +36,6 @@ if TYPE_CHECKING:
 
     from ddslogd.model.snapshot import Snapshot
     from ddslogd.storage.ledger.snapshot_records import Ledger
-
-NOT_OVER = ""
-"""In place of a path: the log has not gone on since."""
-MERGED = "*"
-"""In place of a path: what stands for several gaps, of one cause and one stream."""
-MOST_GAPS = 1000  # of an instance, one by one: a log that overflows at each export has as many in two weeks
-MERGED_AT_ONCE = 1000  # in one transaction: some 20 milliseconds
-
-# What may be merged, oldest first: not what is not over, nor what may yet be taken back.
-MERGE = (
-    "WITH oldest AS (SELECT * FROM gaps WHERE instance = :instance AND path NOT IN ('', '*') AND counted"
-    " ORDER BY noted_ms, series, path, cause LIMIT :number)"
-    " INSERT INTO gaps (series, path, instance, log, node, after_ms, until_ms, cause, noted_ms, cut, number,"
-    " first_noted_ms) SELECT series, '*', instance, log, node, min(after_ms), max(until_ms), cause, max(noted_ms), 0,"
-    " sum(number), min(coalesce(first_noted_ms, noted_ms)) FROM oldest WHERE true GROUP BY series, cause"
-    " ON CONFLICT DO UPDATE SET number = number + excluded.number,"
-    " after_ms = min(coalesce(after_ms, excluded.after_ms), coalesce(excluded.after_ms, after_ms)),"
-    " until_ms = max(coalesce(until_ms, excluded.until_ms), coalesce(excluded.until_ms, until_ms)),"
-    " noted_ms = max(noted_ms, excluded.noted_ms), first_noted_ms = min(first_noted_ms, excluded.first_noted_ms)"
-)
-DROP_MERGED = (
-    "DELETE FROM gaps WHERE (series, path, cause) IN (SELECT series, path, cause FROM gaps WHERE instance = :instance"
-    " AND path NOT IN ('', '*') AND counted ORDER BY noted_ms, series, path, cause LIMIT :number)"
-)
 
 # Few are to be taken; left to itself, SQLite reads all that are present: three seconds for a million.
 BEHIND = (
@@ -81,26 +66,7 @@ class StreamRow(NamedTuple):
     closed: int
 
 
-class GapRow(NamedTuple):
-    """A row of the table ``gaps``, by the names of its columns."""
-
-    series: str
-    path: str
-    instance: str
-    log: str
-    node: str
-    after_ms: int | None
-    until_ms: int | None
-    cause: str
-    noted_ms: int
-    cut: int
-    number: int
-    first_noted_ms: int | None
-    counted: int
-
-
 _STREAM = types_of(StreamRow)
-_GAP = types_of(GapRow)
 _INTENT: Final = TypeAdapter(Intent)
 
 
@@ -157,7 +123,7 @@ class StreamBook:
         """Return what a stream has to take, and how far it has come."""
 
         def ask(db: sqlite3.Connection) -> Backlog:
-            _note_back(db, series)  # an export with nothing new is taken without the stream
+            end_gap_of_absence(db, series)  # an export with nothing new is taken without the stream
             rows = db.execute(
                 "SELECT * FROM snapshots WHERE series = ? AND published AND present AND NOT taken"
                 " ORDER BY updated_ms, key",
@@ -194,7 +160,7 @@ class StreamBook:
         def write(db: sqlite3.Connection) -> tuple[Gap, ...]:
             noted = []
             for row in db.execute("SELECT * FROM streams WHERE instance = ?", (instance,)).fetchall():
-                state = _read_state(row)
+                state = read_state(row)
                 gap = Gap(
                     instance=instance,
                     log=state.log,
@@ -206,7 +172,7 @@ class StreamBook:
                     cut=False,
                     path=NOT_OVER,
                 )
-                noted += [gap] if _write_gap(db, state.series, gap) else []
+                noted += [gap] if write_gap(db, state.series, gap) else []
             return tuple(noted)
 
         return await self._ledger.run(write)
@@ -242,8 +208,8 @@ class StreamBook:
             for part in parts:
                 _write_part(db, part)
             if intent.gap is not None:
-                _write_gap(db, state.series, intent.gap)
-            _note_back(db, state.series)
+                write_gap(db, state.series, intent.gap)
+            end_gap_of_absence(db, state.series)
             return _with_later_ones(db, state)
 
         return await self._ledger.run(write)
@@ -293,7 +259,7 @@ class StreamBook:
             query = "UPDATE snapshots SET taken = 1, present = present AND NOT ? WHERE key = ?"
             db.executemany(query, [(gone, key) for key in keys])
             for series in {storage_paths.series(key) for key in keys}:
-                _note_back(db, series)
+                end_gap_of_absence(db, series)
 
         await self._ledger.run(write)
 
@@ -343,7 +309,7 @@ class StreamBook:
         def write(db: sqlite3.Connection) -> None:
             gone = [(path,) for path in paths]
             for path in gone:
-                _count(db, db.execute("SELECT instance FROM gaps WHERE path = ? AND NOT counted", path).fetchall())
+                count_gaps(db, db.execute("SELECT instance FROM gaps WHERE path = ? AND NOT counted", path).fetchall())
             db.executemany("UPDATE gaps SET counted = 1 WHERE path = ? AND NOT counted", gone)
             db.executemany("UPDATE snapshots SET present = 0 WHERE key = ?", gone)
             db.executemany("DELETE FROM stream_parts WHERE path = ?", gone)
@@ -365,7 +331,7 @@ class StreamBook:
         def ask(db: sqlite3.Connection) -> Gap | None:
             query = "SELECT * FROM gaps WHERE series = ? AND path = ? AND cause != ?"
             row = db.execute(query, (series, path, GapCause.EVICTED_UNSHIPPED)).fetchone()
-            return _read_gap(row) if row else None
+            return read_gap(row) if row else None
 
         return await self._ledger.run(ask)
 
@@ -376,9 +342,9 @@ class StreamBook:
             StorageError: The ledger cannot be used.
         """
         after = ""
-        while (instance := await self._ledger.run(partial(_next_with_gaps, after=after))) is not None:
+        while (instance := await self._ledger.run(partial(next_with_gaps, after=after))) is not None:
             after = instance
-            while await self._ledger.run(partial(_merge_oldest, instance=instance)):
+            while await self._ledger.run(partial(merge_oldest, instance=instance)):
                 pass
 
     async def enter_gaps(self, gaps: Iterable[tuple[str, Gap]]) -> None:
@@ -386,19 +352,9 @@ class StreamBook:
 
         def write(db: sqlite3.Connection) -> None:
             for series, gap in gaps:
-                _write_gap(db, series, gap)
+                write_gap(db, series, gap)
 
         await self._ledger.run(write)
-
-
-def gaps(db: sqlite3.Connection, *, since: datetime | None = None, instances: Sequence[str] = ()) -> tuple[Gap, ...]:
-    """Return the gaps that were noted, or that the log went on after, since a moment; of some instances or of all."""
-    rows = db.execute(
-        "SELECT * FROM gaps WHERE max(noted_ms, coalesce(until_ms, 0)) >= ?"
-        " AND (? OR instance IN (SELECT value FROM json_each(?))) ORDER BY noted_ms, series, path",
-        (ms_of(since) if since else 0, not instances, json.dumps(list(instances))),
-    )
-    return tuple(_read_gap(row) for row in rows)
 
 
 def instances(db: sqlite3.Connection) -> set[str]:
@@ -410,18 +366,9 @@ def instances(db: sqlite3.Connection) -> set[str]:
     return {instance for (instance,) in rows}
 
 
-def _note_back(db: sqlite3.Connection, series: str) -> None:
-    """Where an export was taken since its instance was gone: whether lines are missing is known by that export."""
-    db.execute(
-        "DELETE FROM gaps WHERE series = ? AND path = ? AND noted_ms <"
-        " (SELECT max(updated_ms) FROM snapshots AS s WHERE s.series = gaps.series AND published AND taken)",
-        (series, NOT_OVER),
-    )
-
-
 def _state(db: sqlite3.Connection, series: str) -> StreamState | None:
     row = db.execute("SELECT * FROM streams WHERE series = ?", (series,)).fetchone()
-    return None if row is None else _with_later_ones(db, _read_state(row))
+    return None if row is None else _with_later_ones(db, read_state(row))
 
 
 def _with_later_ones(db: sqlite3.Connection, state: StreamState) -> StreamState:
@@ -454,7 +401,8 @@ def _write_state(db: sqlite3.Connection, state: StreamState) -> None:
 
 
 @row_reader
-def _read_state(row: tuple[Any, ...]) -> StreamState:
+def read_state(row: tuple[Any, ...]) -> StreamState:
+    """Make a state of a row of the ledger's table."""
     found = StreamRow._make(typed(row, *_STREAM))
     link = storage_paths.stream_link(found.series).as_posix()
     return StreamState(
@@ -481,74 +429,6 @@ def _write_part(db: sqlite3.Connection, part: StreamPart) -> None:
     times = (log_ms(part.first_at), log_ms(part.last_at), ms_of(part.rotated_at))
     row = (part.path, part.series, part.size, *times)
     db.execute("INSERT OR REPLACE INTO stream_parts VALUES (?, ?, ?, ?, ?, ?)", row)
-
-
-def _write_gap(db: sqlite3.Connection, series: str, gap: Gap) -> bool:
-    """Record a gap; return whether it was not known."""
-    is_certain = gap.cause is not GapCause.EVICTED_UNSHIPPED  # else its file is yet to go; see forget_files
-    row = (
-        series,
-        gap.path,
-        gap.instance,
-        gap.log,
-        gap.node,
-        log_ms(gap.after),
-        log_ms(gap.until),
-        gap.cause,
-        ms_of(gap.noted_at),
-        gap.cut,
-        is_certain,
-    )
-    query = (
-        "INSERT OR IGNORE INTO gaps (series, path, instance, log, node, after_ms, until_ms, cause, noted_ms, cut,"
-        " counted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    )
-    is_new = db.execute(query, row).rowcount > 0
-    if is_new and is_certain:
-        _count(db, [(gap.instance,)])
-    if is_new:
-        _merge_oldest(db, instance=gap.instance)
-    return is_new
-
-
-def _count(db: sqlite3.Connection, instances: Iterable[tuple[str]]) -> None:
-    """Count a gap of each of some instances: what was counted once stays counted, whatever becomes of its row."""
-    query = "INSERT INTO gap_totals VALUES (?, 1) ON CONFLICT DO UPDATE SET total = total + 1"
-    db.executemany(query, list(instances))
-
-
-def _next_with_gaps(db: sqlite3.Connection, *, after: str) -> str | None:
-    (instance,) = db.execute("SELECT min(instance) FROM gaps WHERE instance > ?", (after,)).fetchone()
-    return None if instance is None else str(instance)
-
-
-def _merge_oldest(db: sqlite3.Connection, *, instance: str) -> bool:
-    """Merge an instance's oldest gaps where it has too many; return whether there may be more to merge."""
-    query = "SELECT count(*) FROM (SELECT 1 FROM gaps WHERE instance = ? AND path != '*' LIMIT ?)"
-    (number,) = db.execute(query, (instance, MOST_GAPS + MERGED_AT_ONCE)).fetchone()
-    if number <= MOST_GAPS:
-        return False
-    asked = {"instance": instance, "number": number - MOST_GAPS}
-    db.execute(MERGE, asked)
-    return db.execute(DROP_MERGED, asked).rowcount == MERGED_AT_ONCE
-
-
-@row_reader
-def _read_gap(row: tuple[Any, ...]) -> Gap:
-    found = GapRow._make(typed(row, *_GAP))
-    return Gap(
-        instance=found.instance,
-        log=LogKind(found.log),
-        node=found.node,
-        after=log_moment(found.after_ms),
-        until=log_moment(found.until_ms),
-        cause=GapCause(found.cause),
-        noted_at=moment_of(found.noted_ms),
-        cut=bool(found.cut),
-        path=found.path,
-        number=found.number,
-        first_noted_at=moment_or_none(found.first_noted_ms),
-    )
 
 
 @row_reader

@@ -206,8 +206,17 @@ class Streams:
                 if await self._adopt(series, backlog.waiting, latest=self._latest(origin)):
                     backlog = await self.book.backlog(series)
                 state = await self._take_all(backlog, series, origin, note)
-            if state is not None and state.size and self._is_old(state) and not _is_of_old_layout(state):
+            if state is not None and self._is_to_be_closed(state):
                 await self._close(state)
+
+    def is_due(self, state: StreamState | None) -> bool:
+        """Return whether a stream has something to do, though no snapshot waits for it."""
+        if state is None:
+            return False
+        return state.intent is not None or self._is_to_be_closed(state)
+
+    def _is_to_be_closed(self, state: StreamState) -> bool:
+        return bool(state.size) and self._is_old(state) and not _is_of_old_layout(state)
 
     async def _take_all(
         self,

@@ -9,9 +9,10 @@ import pytest
 
 from ddslogd.storage.ledger import database, status_queries
 from ddslogd.storage.ledger.database import MIGRATIONS
+from ddslogd.storage.ledger.gap_records import GapRow
 from ddslogd.storage.ledger.integrity_check import types_of
 from ddslogd.storage.ledger.snapshot_records import SnapshotRow
-from ddslogd.storage.ledger.stream_records import GapRow, StreamRow
+from ddslogd.storage.ledger.stream_records import StreamRow
 
 if TYPE_CHECKING:
     from pathlib import Path
