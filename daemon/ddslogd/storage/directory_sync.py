@@ -89,11 +89,11 @@ class Directories:
 
     def _vouch(self, root: Path, path: Path) -> None:
         """Record a directory and those above it, up to the root, unless that was done before."""
-        for one in (path, *path.parents):
-            if str(one) in self._vouched or not one.is_relative_to(root):
-                return  # with all above it
+        one = path
+        while str(one) not in self._vouched and one.is_relative_to(root):  # else those above it were, too
             self._vouched.add(str(one))
             self._note([one])
+            one = one.parent
 
     def _forget(self, directory: Path, number: int | None) -> None:
         with self._lock:

@@ -53,10 +53,15 @@ def disk(path: Path, *, host: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        name = errno.errorcode.get(exc.errno or 0, "?")
-        passing = host or exc.errno not in _OF_THE_FILE
-        hint = _of_root(path) if exc.errno in {errno.EACCES, errno.EPERM} else ""
-        raise StorageError(f"{exc.strerror} ({name}): {path}{hint}", passing=passing) from exc
+        raise refusal(exc, path, host=host) from exc
+
+
+def refusal(exc: OSError, path: Path, *, host: bool = False) -> StorageError:
+    """Return what a refusal of the disk is raised as; the arguments as of ``disk``."""
+    name = errno.errorcode.get(exc.errno or 0, "?")
+    passing = host or exc.errno not in _OF_THE_FILE
+    hint = _of_root(path) if exc.errno in {errno.EACCES, errno.EPERM} else ""
+    return StorageError(f"{exc.strerror} ({name}): {path}{hint}", passing=passing)
 
 
 def _of_root(path: Path) -> str:

@@ -92,7 +92,7 @@ def stream_link(key: str) -> PurePosixPath:
     It is relative to the storage directory. Nodes ``a`` and ``a.slow`` would share a name: what ends like the name of
     another kind of log is altered. In the old layout, the file itself was there.
     """
-    _, instance, node, _ = PurePosixPath(key).parts
+    _, instance, node, _ = key.split("/")
     ending = _ENDINGS[log_kind(key)]
     if f"{node}.log".endswith(_ENDINGS[LogKind.SLOW]):
         node = f"{node}~"
@@ -105,7 +105,7 @@ def stream_directory(key: str) -> PurePosixPath:
     A name that ends with the same letter as a link's is altered. The directory of node ``a.log`` would meet the link of
     node ``a``; and rsyslog follows a link in the place of a directory, unless its pattern ends with ``[!g]``.
     """
-    _, instance, node, _ = PurePosixPath(key).parts
+    _, instance, node, _ = key.split("/")
     return PurePosixPath(STREAMS, instance, f"{node}~" if node.lower().endswith("g") else node)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ddslogd.model.errors import StorageError
-from ddslogd.storage.filesystem import disk
+from ddslogd.storage.filesystem import disk, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,8 +37,9 @@ class GroupedFile:
         if self.error is not None:
             return
         try:
-            with disk(self.path):
-                step()
+            step()
+        except OSError as exc:
+            self.fail(refusal(exc, self.path))
         except Exception as exc:  # noqa: BLE001  # a bug, too, is one file's alone, and leaves no descriptor open
             self.fail(exc)
 

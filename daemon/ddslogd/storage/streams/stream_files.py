@@ -5,6 +5,7 @@ Everything here blocks.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -88,19 +89,13 @@ class StreamFiles:
         link, file = self.link(series), self.directory / path
         if file == link:
             return ""
-        target = os.path.relpath(file, link.parent)
+        target = "/".join(path.split("/")[2:])  # streams/<instance>/ is where the link is
         try:
-            found = _target(link)
-            if found == target:
+            if _target(link) == target:
                 return ""
-            if found is None and os.path.lexists(link):
-                return "something else has its name"
-            new = link.with_name(f".new.{link.name}")
-            new.unlink(missing_ok=True)
-            new.symlink_to(target)
-            new.rename(link)
+            _point(link, target)
         except OSError as exc:
-            return str(exc.strerror)
+            return "something else has its name" if exc.errno == errno.EINVAL else str(exc.strerror)
         self.directories.note([link.parent])
         return ""
 
@@ -174,11 +169,25 @@ def is_regular(path: Path) -> bool:
 
 
 def _target(link: Path) -> str | None:
-    """Return where a link leads; None where there is none."""
+    """Return where a link leads; None where there is none.
+
+    Raises:
+        OSError: The disk refuses; EINVAL: there is something else.
+    """
     with suppress(FileNotFoundError):
-        if link.is_symlink():
-            return os.readlink(link)  # noqa: PTH115  # text
+        return os.readlink(link)  # noqa: PTH115  # text
     return None
+
+
+def _point(link: Path, target: str) -> None:
+    """Make a link, or have it lead elsewhere at one stroke."""
+    with suppress(FileExistsError):
+        os.symlink(target, link)  # noqa: PTH211  # text
+        return
+    new = link.with_name(f".new.{link.name}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(link)
 
 
 def _listed(directory: Path, is_wanted: Callable[[str], bool]) -> list[str]:

@@ -416,7 +416,7 @@ class Streams:
             with disk(self._directory / state.path):
                 if self._files.of(state.series):
                     raise _UnknownFiles
-        with self._lines(snapshot.path) as export, self._last(state) as (delivered, complete):
+        with self._lines(snapshot.path) as export, self._last(state, is_new=is_new) as (delivered, complete):
             began = bool(state.reference or state.size or state.delivered_at)
             find = _find(delivered, export, began=began, complete=complete)
             find = _from_first_line(find, export)
@@ -440,12 +440,14 @@ class Streams:
         return log_window.lines(self._directory / path, reserve=self._reserve)
 
     @contextmanager
-    def _last(self, state: StreamState) -> Iterator[tuple[Window | None, bool]]:
+    def _last(self, state: StreamState, *, is_new: bool) -> Iterator[tuple[Window | None, bool]]:
         """Return the end of what was delivered: of the last snapshot, or of the stream itself where that is gone.
 
         And whether that is all that was ever delivered.
         """
-        if state.reference and exists(self._directory / state.reference):
+        if is_new:
+            yield None, False
+        elif state.reference and exists(self._directory / state.reference):
             with self._lines(state.reference) as last:
                 yield Slice(last, min(state.delivered, last.size)), state.complete
         else:
@@ -583,7 +585,9 @@ class Streams:
             _bound(state).warning("stream.link_failed", path=link, reason=trouble, todo=todo)
         if intent.gap is not None:
             _tell_gap(intent.gap)
-        _bound(state).debug("stream.advanced", new_bytes=intent.size)
+        log.debug(
+            "stream.advanced", instance=state.instance, node=state.node, log=state.log.value, new_bytes=intent.size
+        )
 
 
 def _taken(steps: Sequence[Callable[[], Any]]) -> list[Any]:
