@@ -29,7 +29,7 @@ SNAPSHOT = (
     " sha256, etag, verified, request_ids, attempts, began_ms, stored_ms, present, taken)"
     " VALUES (?, ?, ?, ?, 'error', ?, ?, ?, 1, 4096, ?, '', ?, 1, ?, 1, ?, ?, 1, 1)"
 )
-STREAM = "INSERT INTO streams VALUES (?, ?, 'error', ?, 4096, ?, ?, ?, ?, ?, 4096, ?, '', 0, ?, 0)"
+STREAM = "INSERT INTO streams VALUES (?, ?, 'error', ?, 4096, ?, ?, ?, ?, ?, 4096, ?, '', 0, ?, 0, x'')"
 CYCLE = (
     "INSERT INTO cycles (instance, tick_ms, started_ms, finished_ms, outcome, stored, unchanged, failed, stored_bytes,"
     " fetched_bytes, error) VALUES (?, ?, ?, ?, 'ok', 0, 3, 0, 0, 0, '')"

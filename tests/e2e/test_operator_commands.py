@@ -349,6 +349,7 @@ def test_a_table_of_removals_says_why_each_goes() -> None:
         at=T0,
         first_at=None,
         last_at=None,
+        stays=True,
     )
     removals = [Removal(file=file, reason=Reason.AGE), Removal(file=file, reason=Reason.ROOM, unshipped=True)]
 
@@ -537,13 +538,32 @@ async def test_a_stream_can_be_made_anew_again_and_again(bed: Bed) -> None:
 
 
 async def test_with_the_latest_snapshots_alone_the_stream_begins_with_them(bed: Bed) -> None:
-    bed.set("keep_free: 0\n", "keep_free: 0\n  snapshots: latest\n")
+    bed.snapshots = "latest"
     async with bed.cloud(window=WINDOW) as cloud:
         await cycles(bed, cloud, number=4)
 
         await rebuild(bed)
 
         assert (stream(bed), known_gaps(bed.state)) == (cloud.log_of(NODE)[-WINDOW:], ())
+
+
+@pytest.mark.parametrize("snapshots", ["all", "latest"])
+async def test_nothing_is_rebuilt_that_would_begin_later_unless_that_is_asked_for(bed: Bed, snapshots: str) -> None:
+    """The snapshots reach back to the stream's first line where all are there."""
+    bed.snapshots = snapshots
+    async with bed.cloud(window=WINDOW) as cloud:
+        await cycles(bed, cloud, number=4)
+        before = stream(bed)
+
+        ended = await ddslogd("rebuild", "solo", "-c", config_of(bed))
+        after = stream(bed)
+        forced = await ddslogd("rebuild", "solo", "--shorter", "-c", config_of(bed))
+
+        if snapshots == "all":
+            assert (ended.status, after, forced.status, stream(bed)) == (0, before, 0, before)
+        else:
+            assert (ended.status, after, forced.status, stream(bed)) == (1, before, 0, before[-WINDOW:])
+            assert f"streams/solo/{NODE}.log; --shorter" in ended.err
 
 
 async def test_where_there_was_no_stream_nothing_is_put_aside(bed: Bed) -> None:

@@ -1019,8 +1019,8 @@ async def test_a_fleet_whose_windows_slide_fetches_what_is_new(bed: Bed, clock: 
         assert (over, newest) == ([], {node: sandbox.exports_of(node)[-1] for node in nodes})
 
 
-class Twins:
-    """Two daemons that see the same cloud, one with delta and one without."""
+class Siblings:
+    """Daemons that see the same cloud: without delta, and with it for each setting of which snapshots stay."""
 
     WINDOW = 60_000
 
@@ -1031,12 +1031,13 @@ class Twins:
         self.written = 0
 
     async def __aenter__(self) -> Self:
-        for delta in ("auto", "off"):
+        for delta, snapshots in (("off", "all"), ("auto", "all"), ("auto", "latest"), ("auto", "none")):
             clock = ManualClock()
             sandbox = await self._stack.enter_async_context(quiet_sandbox(clock, window=self.WINDOW))
             os.environ["DDSLOGD_TOKEN"] = sandbox.issue_token()
-            directory = self._directory / delta
+            directory = self._directory / f"{delta}-{snapshots}"
             bed = Bed(sandbox=sandbox, clock=clock, directory=directory / "logs", state=directory / "state")
+            bed.snapshots = snapshots
             bed.set("attempts: 5", f"attempts: 5\n  delta: {delta}")
             await self._stack.enter_async_context(bed.open())
             self.beds.append(bed)
@@ -1046,7 +1047,7 @@ class Twins:
         await self._stack.aclose()
 
     def change(self, what: tuple[str, int]) -> None:
-        """Do to both logs what a step says."""
+        """Do to all logs what a step says."""
         kind, size = what
         log = self.beds[0].sandbox.log_of(NODE)
         match kind:
@@ -1080,14 +1081,17 @@ class Twins:
         return found
 
     def kept(self) -> list[tuple[object, ...]]:
-        """Return all that is on disk and in the books of each but what was fetched."""
+        """Return all that is in streams and ledger of each but what was fetched, and that nothing else is there."""
         found: list[tuple[object, ...]] = []
         for bed in self.beds:
-            files = [path.read_bytes() for path in sorted(bed.files(), key=lambda path: path.name)]
-            books = [(entry.size, entry.md5, entry.etag, entry.path == entry.key) for entry in entries(bed)]
+            books = [(entry.size, entry.md5, entry.etag) for entry in entries(bed)]
             gaps = [(gap.cause, gap.cut) for gap in known_gaps(bed.state)]
-            found.append((files, books, gaps, stream(bed), bed.parts()))
+            found.append((stream(bed), gaps, books, bed.parts()))
         return found
+
+    def snapshots(self) -> list[list[bytes]]:
+        """Return the snapshots of each, oldest first."""
+        return [[path.read_bytes() for path in sorted(bed.files(), key=lambda path: path.name)] for bed in self.beds]
 
 
 changes = st.one_of(
@@ -1107,19 +1111,22 @@ steps = st.lists(st.tuples(changes, st.lists(st.integers(0, 60_000), max_size=2)
 @example([(("grow", 3000), []), (("touch", 30_000), []), (("grow", 10), []), (("repeat", 4000), [])])
 @example([(("repeat", 4000), []), (("repeat", 1), []), (("repeat", 3000), [100]), (("grow", 5), [])])
 @example([(("grow", 2500), []), (("grow", 0), []), (("cut off", 20_000), []), (("grow", 1), [0, 9000])])
-def test_files_streams_and_outcomes_are_the_same_with_and_without_delta(
+def test_streams_and_outcomes_are_the_same_without_delta_and_with_it_whichever_snapshots_stay(
     story: list[tuple[tuple[str, int], list[int]]],
 ) -> None:
     """Whatever logs do: grow, slide, repeat themselves, are rewritten, cut, touched; and connections break."""
 
     async def tell(directory: Path) -> None:
-        async with Twins(directory) as twins:
+        async with Siblings(directory) as siblings:
             for change, cuts in story:
-                twins.change(change)
-                with_delta, without = await twins.collect(cuts)
-                assert with_delta == without
-                one, other = twins.kept()
-                assert one == other
+                siblings.change(change)
+                without, *with_delta = await siblings.collect(cuts)
+                assert with_delta == [without] * 3
+                first, *others = siblings.kept()
+                assert others == [first] * 3
+                all_of_one, all_of_other, latest, none = siblings.snapshots()
+                assert (all_of_other, latest) == (all_of_one, all_of_one[-1:])
+                assert none in ([], latest)  # it stays where the stream does not end with the same bytes
 
     token = os.environ.get("DDSLOGD_TOKEN")
     try:

@@ -142,7 +142,13 @@ class Shelf:
     def storage(self, **given: Any) -> Storage:
         """Return the settings, with no limits but those that are given."""
         keep = {"age": None, "size": None, **given.pop("keep", {})}
-        base = {"directory": str(self.directory), "state": str(self.state), "keep_free": 0, "keep": keep}
+        base = {
+            "directory": str(self.directory),
+            "state": str(self.state),
+            "keep_free": 0,
+            "keep": keep,
+            "snapshots": "all",
+        }
         return Storage.model_validate(base | given)
 
     def removals(self, *, streamed: bool = True, registry: Registry | None = None, **given: Any) -> tuple[Removal, ...]:
@@ -736,8 +742,11 @@ def keep(bed: Bed, text: str) -> None:
     bed.set("keep_free: 0\n", f"keep_free: 0\n  {text}\n")
 
 
-async def test_of_each_node_the_latest_snapshot_is_enough_for_its_stream(bed: Bed) -> None:
-    keep(bed, "snapshots: latest")
+@pytest.mark.parametrize(("snapshots", "number"), [("latest", 1), ("none", 0)])
+async def test_of_each_node_the_latest_snapshot_is_enough_for_its_stream_or_none(
+    bed: Bed, snapshots: str, number: int
+) -> None:
+    bed.snapshots = snapshots
     async with bed.cloud(window=WINDOW) as cloud, bed.open():
         left = []
         for _ in range(6):
@@ -745,14 +754,15 @@ async def test_of_each_node_the_latest_snapshot_is_enough_for_its_stream(bed: Be
             await next_cycle(bed)
             left.append(len(bed.files()))
 
-        assert (left, stream(bed), known_gaps(bed.state)) == ([1] * 6, cloud.log_of(NODE), ())
+        assert (left, stream(bed), known_gaps(bed.state)) == ([number] * 6, cloud.log_of(NODE), ())
 
 
-def test_without_streams_the_latest_are_not_enough(bed: Bed) -> None:
-    keep(bed, "snapshots: latest")
+@pytest.mark.parametrize("snapshots", ["latest", "none"])
+def test_without_streams_the_latest_are_not_enough(bed: Bed, snapshots: str) -> None:
+    bed.snapshots = snapshots
     bed.set("instances:\n", "stream: {enabled: false}\ninstances:\n")
 
-    with pytest.raises(ConfigError, match=r"latest needs stream\.enabled"):
+    with pytest.raises(ConfigError, match=rf"{snapshots} needs stream\.enabled"):
         bed.settings  # noqa: B018  # the reading of it is what is refused
 
 

@@ -170,13 +170,13 @@ def one_row(ahead: timedelta) -> Callable[[dict[str, Any]], Any]:
     return mangle
 
 
-@pytest.mark.parametrize("snapshots", ["all", "latest"])
+@pytest.mark.parametrize("snapshots", ["all", "latest", "none"])
 @pytest.mark.parametrize("ahead", [6 * MINUTE, DAY, 365 * DAY])
 async def test_a_row_of_a_time_to_come_stops_no_stream(
     bed: Bed, clock: HostClock, monkeypatch: pytest.MonkeyPatch, snapshots: str, ahead: timedelta
 ) -> None:
     """After it the window overflows: that is a gap, and the lines behind it are in the stream."""
-    bed.set("keep_free: 0\n", f"keep_free: 0\n  snapshots: {snapshots}\n")
+    bed.snapshots = snapshots
     async with quiet_sandbox_of(clock, window=WINDOW, fleet=(single("solo"),)) as bed.sandbox:
         monkeypatch.setenv("DDSLOGD_TOKEN", bed.sandbox.issue_token())
         bed.sandbox.write(NODE, mongod_lines(0, 50))

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 # --- rebuild ----------------------------------------------------------------------------------------------------------
 
 
-async def rebuild(bed: Bed, name: str = "solo") -> tuple[tuple[Path, ...] | None, list[Advance]]:
+async def rebuild(
+    bed: Bed, name: str = "solo", *, shorter: bool = True
+) -> tuple[tuple[Path, ...] | None, list[Advance]]:
     taken: list[Advance] = []
-    return await rebuilt(bed.settings, name, clock=bed.clock, note=taken.append), taken
+    done = await rebuilt(bed.settings, name, shorter=shorter, clock=bed.clock, note=taken.append)
+    return None if done is None else done.aside, taken
 
 
 # --- any --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ clouds:
     endpoint: https://dds.x.eu
     project_id: p
     auth: {method: token, token: {env: DDSLOGD_TOKEN}}
-storage: {keep_free: 0}
+storage: {keep_free: 0, snapshots: all}
 instances:
   - {id: 00000000000000000000000000000001in02, name: orders}
 """
@@ -29,7 +29,7 @@ def _settings() -> Settings:
 
 
 def live_settings(**sections: dict[str, Any]) -> LiveSettings:
-    """Return settings that keep nothing free, and in which some values of some sections are others."""
+    """Return settings that keep nothing free, and all snapshots, but with other values in some sections."""
     base = _settings()
     given = {name: getattr(base, name).model_copy(update=values) for name, values in sections.items()}
     return LiveSettings(base.model_copy(update=given))

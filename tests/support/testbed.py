@@ -117,6 +117,7 @@ class Bed:
     directory: Path
     state: Path
     redactor: RecordingRedactor = field(default_factory=RecordingRedactor)
+    snapshots: str = "all"
     changes: list[tuple[str, str]] = field(default_factory=list)
     progress: Progress = field(default_factory=Silent)
     service: Service | None = None
@@ -142,6 +143,7 @@ class Bed:
         """Return the configuration's text."""
         text = configuration(self.sandbox, directory=self.directory, state=self.state)
         text = text.replace("calls_per_minute: 60", "calls_per_minute: 12000")  # the budget runs by real time
+        text = text.replace("  keep_free: 0\n", f"  snapshots: {self.snapshots}\n  keep_free: 0\n")
         for old, new in self.changes:
             assert old in text
             text = text.replace(old, new)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddslogd.model.stream import Advance
+    from ddslogd.service.factory import Rebuilt
     from ddslogd.storage.retention_plan import Removal
 
 
@@ -64,17 +65,23 @@ def prune(path: Path, log_level: str, log_format: str, *, dry_run: bool) -> None
 
 @click.command()
 @click.argument("name", metavar="INSTANCE")
+@click.option(
+    "--shorter",
+    is_flag=True,
+    help="Do it also where new streams begin later than the old ones: older lines are in the moved files only then.",
+)
 @config_option
 @log_options("warning")
-def rebuild(name: str, path: Path, log_level: str, log_format: str) -> None:
+def rebuild(name: str, path: Path, log_level: str, log_format: str, *, shorter: bool) -> None:
     """Make the streams of an instance again from its snapshots on disk.
 
     The files of the old ones are moved to a hidden directory next to them. A shipper takes the new ones for new files,
-    and ships their lines again, under other ids. With storage.snapshots: latest, the new stream begins with the last
-    export. Stop the daemon first.
+    and ships their lines again, under other ids. Snapshots that do not reach back to a stream's first line cannot make
+    all of it again, as with storage.snapshots: latest: then nothing is done, unless --shorter says so. Stop the daemon
+    first.
 
-    Exit status 0: done. 1: there are no snapshots of this instance, or streams are not enabled. 74: the disk refuses.
-    75: another ddslogd works on the directory. 78: the configuration is wrong.
+    Exit status 0: done. 1: there are no snapshots of this instance, or not all that would be needed, or streams are not
+    enabled. 74: the disk refuses. 75: another ddslogd works on the directory. 78: the configuration is wrong.
     """
     set_up_log(log_level, log_format)
     settings = loader.load(path).settings
@@ -83,13 +90,16 @@ def rebuild(name: str, path: Path, log_level: str, log_format: str) -> None:
     go_on_as_owner(settings)
     taken: list[Advance] = []
 
-    async def work() -> tuple[tuple[Path, ...] | None]:
-        return (await rebuilt(settings, name, clock=SystemClock(), note=taken.append),)
+    async def work() -> tuple[Rebuilt | None]:
+        return (await rebuilt(settings, name, shorter=shorter, clock=SystemClock(), note=taken.append),)
 
-    aside = (until_signal(work, left="what is left to do, the daemon does when it starts") or (None,))[0]
-    if aside is None:
+    done = (until_signal(work, left="what is left to do, the daemon does when it starts") or (None,))[0]
+    if done is None:
         end(f"ddslogd: there are no snapshots of an instance {name!r} on disk", EXIT_FAILED)
+    if done.short:
+        text = "ddslogd: nothing was done: the snapshots do not reach back to the first line of"
+        end(f"{text} {', '.join(done.short)}; --shorter begins these with what there is", EXIT_FAILED)
     size, found = sum(advance.new for advance in taken), sum(advance.gap is not None for advance in taken)
     say(f"{name}: {len(taken)} snapshots, {size} bytes in streams, {found} gap{'' if found == 1 else 's'}")
-    for directory in aside:
+    for directory in done.aside:
         say(f"the old files are in {directory}: remove it when nobody needs them")

@@ -17,7 +17,7 @@ from ddslogd.collection.export_history import asked
 from ddslogd.collection.file_collection import FileCollection
 from ddslogd.collection.known_files import KnownFiles
 from ddslogd.collection.node_standings import NodeStandings
-from ddslogd.collection.stream_origin import stream_origin
+from ddslogd.collection.stream_feed import StreamFeed
 from ddslogd.huaweicloud.export import RunningExport
 from ddslogd.model.cycle import CycleOutcome
 from ddslogd.model.errors import StorageError, UnknownFile
@@ -41,6 +41,7 @@ class Cycle:
         self._archive = context.archive
         self._result = CycleResult(context)
         self._standings = NodeStandings(context)
+        self._feed = StreamFeed(context, self._result)
         archive = context.archive
         self._known_files = KnownFiles(context.instance.name, ledger=archive.ledger, streams=archive.streams)
         self._running: Counter[str] = Counter()  # transfers by series
@@ -78,6 +79,7 @@ class Cycle:
         async with asyncio.TaskGroup() as group:
             for kind in self._instance.logs:
                 group.create_task(self._follow_kind(kind, group), name=f"{self._instance.name}: {kind}")
+        await self._feed.drop_superseded()
         if not result.cached:
             for failed in standings.ended():
                 result.note(failed)
@@ -173,6 +175,7 @@ class Cycle:
             context=self._context,
             standings=self._standings,
             known_files=self._known_files,
+            feed=self._feed,
             one_by_one=self._one_by_one,
         )
         outcome = await collection.run()
@@ -185,19 +188,4 @@ class Cycle:
         self._running[series] -= 1
         if not self._running[series] and not self._known_files.is_idle(series):
             # Were another of its files under way, the newer of the two could come before the older.
-            await self._catch_up(series)
-
-    async def _catch_up(self, series: str) -> None:
-        if not self._context.settings.stream.enabled:
-            return
-        context, archive, name = self._context, self._archive, self._instance.name
-        ahead = context.account.skew.ahead(context.clock)
-        origin = stream_origin(self._instance, name, context.settings, ahead=ahead)
-        try:
-            await archive.recovery.of(name)  # the ledger may be a new one since the cycle began
-            await archive.streams.catch_up(series, origin=origin, note=self._result.advances.append)
-            await archive.retention.drop_superseded(series)
-        except StorageError as exc:
-            self._result.failed_streams.append(exc)
-        except Exception as exc:  # noqa: BLE001  # whatever it is, it is this stream's alone
-            self._result.failed_streams.append(self._context.bugs.note(exc, instance=name, series=series))
+            await self._feed.catch_up(series)

@@ -84,6 +84,11 @@ class CycleResult:
             case Unchanged(file=file) | Superseded(file=file):
                 log.debug("file.skipped", instance=instance, node=file.node, file=file.file_name)
 
+    @property
+    def has_stored(self) -> bool:
+        """Return whether any file is new."""
+        return any(isinstance(outcome, Stored) for outcome in self._outcomes)
+
     def note_cached(self, kind: LogKind, until: datetime) -> None:
         """Record that a kind of log is not asked for: there is nothing new of it until then."""
         self._served.append(until)

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from ddslogd.collection.context import CycleContext
     from ddslogd.collection.known_files import KnownFiles
     from ddslogd.collection.node_standings import NodeStandings
+    from ddslogd.collection.stream_feed import StreamFeed
     from ddslogd.download.downloader import Fetched
     from ddslogd.huaweicloud.export import RunningExport
     from ddslogd.model.cycle import Outcome
     from ddslogd.model.errors import DdslogdError
     from ddslogd.model.export import Link
     from ddslogd.model.snapshot import LogFile, Seed
+    from ddslogd.model.stream import StreamState
     from ddslogd.storage.ledger.snapshot_records import HeldFiles
     from ddslogd.storage.snapshots.partial_file import Part
 
@@ -46,6 +48,7 @@ class FileCollection:
         context: CycleContext,
         standings: NodeStandings,
         known_files: KnownFiles,
+        feed: StreamFeed,
         one_by_one: Mapping[str, asyncio.Lock],
     ) -> None:
         """Prepare; the journey begins now.
@@ -56,6 +59,7 @@ class FileCollection:
             context: Of the cycle.
             standings: Hears what the file says of its node.
             known_files: Of the instance.
+            feed: Lets streams take what has no copy of its own.
             one_by_one: By series: held while a file is compared with those that are published, until it is entered.
         """
         self._link = link
@@ -64,6 +68,8 @@ class FileCollection:
         self._archive = context.archive
         self._standings = standings
         self._known_files = known_files
+        self._feed = feed
+        self._stream: StreamState | None = None  # that the file may lean on
         self._one_by_one = one_by_one
         self._file = link.file  # with another time where its bytes changed, see _as_of_now
         self._received = 0
@@ -101,7 +107,7 @@ class FileCollection:
             if held is None or same is not False:
                 return Unchanged(file=file) if same else Superseded(file=file)
             self._file, newest = self._as_of_now(held.newest), held.newest
-        seed = self._seed(newest)
+        seed = await self._seed(newest)
         async with self._archive.store.part(self._file) as part:
             try:
                 outcome = await self._fetch(part, seed)
@@ -149,10 +155,17 @@ class FileCollection:
         at = now.replace(microsecond=now.microsecond // 1000 * 1000)
         return replace(self._link.file, updated_at=max(at, newest.file.updated_at + INSTANT))
 
-    def _seed(self, newest: Snapshot | None) -> Seed | None:
+    async def _seed(self, newest: Snapshot | None) -> Seed | None:
         """Return what the file may begin with the end of."""
-        is_off = self._context.settings.download.delta == "off"
-        return None if newest is None or is_off else self._archive.store.seed(newest)
+        settings = self._context.settings
+        if newest is None or settings.download.delta == "off" or settings.download.verify != "md5":
+            return None  # where no MD5 is taken of what comes now, nothing else would prove it
+        if settings.stream.enabled and settings.storage.snapshots == "none":
+            self._stream = await self._known_files.stream(self._file)
+            seed = self._archive.streams.seed(newest, self._stream)
+            if seed is not None:
+                return seed
+        return self._archive.store.seed(newest)
 
     async def _fetch(self, part: Part, seed: Seed | None) -> Outcome:
         link, downloader, renew = self._link, self._context.account.downloader, self._export.renew
@@ -167,7 +180,19 @@ class FileCollection:
             # It is not next to it any more, or is gone: then it takes a copy of its own.
             fetched = await downloader.fetch(link, part, renew=renew)
         async with self._one_by_one[paths.series(paths.key(self._file))]:
+            if fetched is not None and part.leans:
+                extended = await self._extend(self._snapshot(part, fetched), part)
+                if extended is not None:
+                    return extended
+                fetched = await downloader.fetch(link, part, renew=renew)
             return await self._keep(part, fetched)
+
+    @unbroken  # the stream reads from the part
+    async def _extend(self, snapshot: Snapshot, part: Part) -> Outcome | None:
+        """Let the stream take what the part has behind it; None where the file needs a copy of its own."""
+        extended = self._stream and await self._feed.extend(snapshot, part, self._stream)
+        await part.remove()
+        return Stored(snapshot=extended, fetched=part.received) if extended else None
 
     async def _keep(self, part: Part, fetched: Fetched | None) -> Outcome:
         """Publish what is whole, unless it is nothing new, and enter it in the ledger; one at a time of a series."""

@@ -11,6 +11,7 @@ from ddslogd.storage.ledger.snapshot_records import Known
 
 if TYPE_CHECKING:
     from ddslogd.model.snapshot import LogFile, Snapshot
+    from ddslogd.model.stream import StreamState
     from ddslogd.storage.ledger.instance_records import InstanceRecords
     from ddslogd.storage.ledger.snapshot_records import Ledger
     from ddslogd.storage.streams.stream_writer import Streams
@@ -51,6 +52,16 @@ class KnownFiles:
             return await self._ledger.known(key)
         held = newest is not None and newest.key == key
         return Known(held=held, newest=None if held else newest)
+
+    async def stream(self, file: LogFile) -> StreamState | None:
+        """Return how far the stream of a file had come when the cycle began; None where it is another one since.
+
+        Raises:
+            StorageError: The ledger cannot be used.
+        """
+        series = paths.series(paths.key(file))
+        records = await self._of(series)
+        return records.states.get(series) if records else None
 
     async def same_beside(self, snapshot: Snapshot) -> str | None:
         """Return the path of the node's file before or after a snapshot whose bytes are the same; else None.

@@ -35,8 +35,9 @@ def broken(raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     yield from _unknown_clouds(entries, raw.get("clouds"))
     yield from _taken(entries)
     yield from _cut_short(raw)
-    if raw_value(raw.get("storage"), "snapshots") == "latest" and raw_value(raw.get("stream"), "enabled") is False:
-        yield ("storage", "snapshots"), "latest needs stream.enabled: else the lines of older ones would be lost"
+    snapshots = raw_value(raw.get("storage"), "snapshots")
+    if snapshots in {"latest", "none"} and raw_value(raw.get("stream"), "enabled") is False:
+        yield ("storage", "snapshots"), f"{snapshots} needs stream.enabled: else the lines of older ones would be lost"
 
 
 def _timing(section: type[Section], raw: object, name: str) -> timedelta:

@@ -405,9 +405,10 @@ class Storage(Section):
     keep_free: Size = Field(default=2 * 1024**3, ge=0)
     """This much of the file system of directory stays free: nothing is written that would take of it. Old files make
     room; if that is not enough, nothing is requested."""
-    snapshots: Literal["all", "latest"] = "all"
-    """all: as long as keep says; latest: of each node and kind only what the next export is compared with, which needs
-    stream.enabled."""
+    snapshots: Literal["all", "latest", "none"] = "latest"
+    """Which files as the cloud had them stay once their lines are in a stream. all: as long as keep says, as always
+    where stream.enabled is false; latest: of each node and kind the one that the next export is compared with; none:
+    the stream is the only copy, and what is new is written once. What an older version left goes by keep alone."""
     keep: Keep = Field(default_factory=Keep)
     """How long files stay."""
     shipper: ShipperSettings = Field(default_factory=ShipperSettings)

@@ -22,6 +22,9 @@ from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.overlap import longest_end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from ddslogd.download.response import Beginning
     from ddslogd.model.snapshot import Seed
     from ddslogd.scheduling.clock import Clock
@@ -110,20 +113,22 @@ class Delta:
             if head.startswith(MAGIC):  # one that grew is another from its first new line on
                 self.reason = "the file is compressed"
                 return
-            start = await asyncio.to_thread(_held_from, seed, head, identity.total)
+            files, start = await asyncio.to_thread(_held_from, seed, head, identity.total)
             if start is None:
                 self.reason = "the file does not begin with the end of the last one"
+            elif seed.in_place:
+                await part.lean(identity, files, start=start)
             else:
-                await part.seed(identity, seed.path, start=start)
+                await part.seed(identity, files[0][0], start=start)
         except StorageError as exc:  # no loss: the file is fetched whole, and says where the disk refuses that
             log.info("delta.failed", instance=self._instance, reason=str(exc))
 
 
-def _held_from(seed: Seed, head: bytes, total: int) -> int | None:
-    with log_window.opened(seed.path) as held:
-        if held.size != seed.size:
-            raise StorageError(f"not as long as the ledger says: {seed.path}")
-        return longest_end(held, head, most=total)
+def _held_from(seed: Seed, head: bytes, total: int) -> tuple[Sequence[tuple[Path, int]], int | None]:
+    """Return the files that hold the last file, and where in them the object begins; None where it does not."""
+    files = seed.locate()
+    with log_window.joined(files) as held:
+        return files, longest_end(held, head, most=total)
 
 
 def _is_same(beginning: Beginning, seed: Seed, part: Part) -> bool:

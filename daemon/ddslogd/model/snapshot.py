@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ddslogd.model.instance import LogKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -56,7 +57,8 @@ class Snapshot:
 
     Attributes:
         key: The path that belongs to the file's identity, relative to the storage directory.
-        path: Where the bytes are: the key, or that of an older file whose bytes are the same.
+        path: Where the bytes are: the key, that of an older file whose bytes are the same, or that of a file of the
+            stream that stands for it.
         size: Bytes.
         md5: Lower-case hex, of the bytes on disk.
         sha256: The same; empty where the configuration does not ask for it.
@@ -90,19 +92,22 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """A published file, as what the next one of its node may begin with the end of.
+    """What is held of a node's last file, which the next one may begin with the end of.
 
     Attributes:
-        path: On disk; it may be gone meanwhile.
-        size: Bytes, as the ledger has it, as all that follows.
+        size: Bytes of that file, as the ledger has it, as all that follows.
         md5: Lower-case hex; empty where it is not known, as the next.
         sha256: The same.
+        locate: Returns where the bytes are, files with their sizes, one behind the other: a published file, or those of
+            a stream, which may begin earlier. Blocks; raises StorageError. They may be gone meanwhile.
+        in_place: Whether the next file needs no copy of them: the stream stands for it.
     """
 
-    path: Path
     size: int
     md5: str
     sha256: str = ""
+    locate: Callable[[], Sequence[tuple[Path, int]]]
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from ddslogd.model.snapshot import LogFile
 
 
+STREAMS = "streams/"
+"""What paths of streams' files begin with, relative to the storage directory."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Bytes of a file.
+    """Bytes of a file, or of what is in memory.
 
     Attributes:
-        path: Relative to the storage directory.
+        path: Relative to the storage directory; empty where no file has them: they are gone with the process.
     """
 
     path: str
@@ -39,8 +43,10 @@ class Intent:
 
     Attributes:
         snapshot: The key of the snapshot whose lines these are.
-        lines: Those of it that are new; may be empty.
-        unfinished: Where a gap follows: the line that waited for its end, which is appended with a line end of its own.
+        lines: Those of it that are new; may be empty. Where no file has them, whoever finds them missing has the next
+            snapshot instead, and goes on with the file that they were to be in.
+        unfinished: Where a gap follows: the line that waited for its end, which is appended with a line end of its own;
+            where no file has it, it is the state's ``tail``.
         path: The file that they are appended to, relative to the storage directory.
         base: Bytes of that file before; 0 where it begins with them.
         delivered: Bytes of the snapshot up to its last line end.
@@ -65,6 +71,11 @@ class Intent:
     gap: Gap | None = None
 
     @property
+    def is_held(self) -> bool:
+        """Return whether no file has the lines."""
+        return not self.lines.path
+
+    @property
     def size(self) -> int:
         """Count the bytes that are appended."""
         return self.lines.size + (self.unfinished.size + 1 if self.unfinished else 0)
@@ -82,12 +93,14 @@ class StreamState:
         born_at: When that file got its first line.
         first_at: The first time that its lines tell.
         last_at: The last one.
-        reference: The path of the snapshot that the next one is compared with; empty for none.
+        reference: The path of the snapshot that the next one is compared with; that of a file of the stream, where the
+            stream stands for it: it ends with the same ``delivered`` bytes; empty for none.
         reference_at: When the cloud made the last export that brought nothing the stream has not: the reference, or a
             later one with the same bytes.
         delivered: Bytes of it that are in the stream.
         delivered_at: The last time that the stream's lines tell.
         complete: Whether the first ``delivered`` bytes of the reference are all that the stream ever had.
+        tail: Where the stream stands for the reference: what that has behind ``delivered``, a line without its end.
         closed: Whether the newest file is complete, so that the next line goes to a new one.
     """
 
@@ -106,10 +119,22 @@ class StreamState:
     delivered_at: datetime | None = None
     complete: bool = False
     closed: bool = False
+    tail: bytes = b""
     intent: Intent | None = None
 
-    def after(self, intent: Intent, *, now: datetime) -> StreamState:
-        """Return the state once the intent is carried out."""
+    @property
+    def stands_in(self) -> bool:
+        """Return whether the stream's own end is what the next snapshot is compared with."""
+        return self.reference.startswith(STREAMS)
+
+    def after(self, intent: Intent, *, now: datetime, tail: bytes = b"") -> StreamState:
+        """Return the state once the intent is carried out.
+
+        Args:
+            intent: What is appended.
+            now: When that is.
+            tail: What is behind the lines, where no file has them.
+        """
         began = intent.base == 0 and intent.size > 0
         state = replace(
             self,
@@ -126,7 +151,8 @@ class StreamState:
             return state
         return replace(
             state,
-            reference=intent.lines.path,
+            reference=intent.lines.path or intent.path,
+            tail=tail,
             reference_at=intent.updated_at,
             delivered=intent.delivered,
             complete=intent.complete,

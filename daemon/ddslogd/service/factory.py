@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from ddslogd.monitoring import control_socket
 from ddslogd.monitoring.activity import Activity
 from ddslogd.service.account_factory import open_accounts
 from ddslogd.service.service import Service
+from ddslogd.storage import paths
 from ddslogd.storage.filesystem import PRIVATE_DIRECTORY_MODE, disk, make_private
 from ddslogd.storage.ledger.snapshot_records import FILE_NAME, Ledger
 from ddslogd.storage.owner_file import names_on_disk
@@ -121,19 +123,34 @@ async def archive_of(settings: Settings, *, clock: Clock) -> AsyncIterator[Archi
         yield archive
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What became of an instance's streams.
+
+    Attributes:
+        aside: Where the files of the old streams are now.
+        short: The links of streams whose snapshots do not reach back to their first line; where there are any, nothing
+            was done.
+    """
+
+    aside: tuple[Path, ...] = ()
+    short: tuple[str, ...] = ()
+
+
 async def rebuilt(
-    settings: Settings, name: str, *, clock: Clock, note: Callable[[Advance], None]
-) -> tuple[Path, ...] | None:
+    settings: Settings, name: str, *, shorter: bool, clock: Clock, note: Callable[[Advance], None]
+) -> Rebuilt | None:
     """Make the streams of an instance again, from the snapshots on disk.
 
     Args:
         settings: With streams enabled.
         name: Of an instance of the configuration, or of one that was collected from before.
+        shorter: Whether new streams may begin later than the old ones.
         clock: For names and notes.
         note: Hears what each snapshot brought.
 
     Returns:
-        Where the files of the old streams are now; None where there are no snapshots of such an instance.
+        What became of them; None where there are no snapshots of such an instance.
 
     Raises:
         Locked: Another ddslogd works on the directory.
@@ -147,8 +164,11 @@ async def rebuilt(
         series = await streams.book.series_of(instance.name if instance else name)
         if not series:
             return None
+        short = () if shorter else [one for one in series if not await streams.is_covered(one)]
+        if short:
+            return Rebuilt(short=tuple(paths.stream_link(one).as_posix() for one in short))
         aside = [await streams.rebuild(one, origin=origin, note=note) for one in series]
-    return tuple(dict.fromkeys(path for path in aside if path is not None))
+    return Rebuilt(aside=tuple(dict.fromkeys(path for path in aside if path is not None)))
 
 
 async def _storage(live: LiveSettings, *, clock: Clock, stack: AsyncExitStack) -> tuple[Store, Ledger, Recovery]:

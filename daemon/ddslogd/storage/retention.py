@@ -18,6 +18,7 @@ import structlog
 from ddslogd.model.errors import StorageError
 from ddslogd.model.stream import Gap, GapCause
 from ddslogd.scheduling.clock import EPOCH
+from ddslogd.storage import paths
 from ddslogd.storage.disk_space import Reserve
 from ddslogd.storage.file_age import Ages
 from ddslogd.storage.filesystem import disk, unbroken
@@ -26,6 +27,7 @@ from ddslogd.storage.retention_plan import Kept, Reason, Removal, Shelf, plan
 from ddslogd.storage.shippers.read_positions import NothingRead, Registry, read_registry
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Container, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
@@ -98,17 +100,23 @@ class Retention:
         async with self._lock:
             return await self._run()
 
-    async def drop_superseded(self, series: str) -> None:
-        """Where only the latest snapshots are wanted: remove those of a series that nothing needs any more.
+    async def drop_superseded(self, instance: str) -> None:
+        """Remove the snapshots of an instance, by its name, that nothing needs any more, unless all are to stay.
 
         Raises:
             StorageError: The disk or the ledger refuses.
         """
-        if self._storage.snapshots != "latest":
+        kept = self._storage.snapshots
+        if kept == "all" or not self._streamed:
             return
-        ages = Ages(now=self._clock.now())
-        old = await self._ledger.run(lambda db: list(Shelf(db, ages, streamed=self._streamed).snapshots(series=series)))
-        await self._remove([Removal(file=file, reason=Reason.SUPERSEDED) for file in old])
+        ages, directory = Ages(now=self._clock.now()), f"{paths.SNAPSHOTS}/{paths.segment(instance)}"
+
+        def ask(db: sqlite3.Connection) -> list[Kept]:
+            shelf = Shelf(db, ages, streamed=True, kept=kept)
+            return [file for file in shelf.snapshots(directory=directory) if not file.stays]
+
+        spent = await self._ledger.run(ask)
+        await self._remove([Removal(file=file, reason=Reason.SUPERSEDED) for file in spent])
 
     async def _run(self) -> tuple[Removal, ...]:
         self._ran_at = self._clock.now()

@@ -26,6 +26,22 @@ if TYPE_CHECKING:
     from ddslogd.storage.shippers.read_positions import Registry
 
 
+NOT_COMPARED = (
+    "NOT EXISTS (SELECT 1 FROM streams WHERE streams.series = s.series AND reference = s.key)"
+    " AND key != (SELECT path FROM snapshots AS n WHERE n.series = s.series AND n.published"
+    " ORDER BY n.updated_ms DESC LIMIT 1)"
+)
+"""The next export is not compared with a snapshot."""
+STOOD_FOR = "EXISTS (SELECT 1 FROM streams WHERE streams.series = s.series AND intent = '' AND reference != s.key)"
+"""A stream stands for a snapshot, or has come further than it."""
+LATER = "s.size + (SELECT coalesce(sum(size), 0) FROM stream_parts AS l WHERE l.series = p.series AND l.path > p.path)"
+"""Bytes of a stream behind a closed file of it: its names are in order."""
+LAST_WINDOW = (
+    "(SELECT size FROM snapshots AS n WHERE n.series = p.series AND n.published ORDER BY n.updated_ms DESC LIMIT 1)"
+)
+"""Bytes of the last export of a stream."""
+
+
 class FileKind(StrEnum):
     """What limits apply to, in the order in which they make room: what snapshots hold, streams hold too."""
 
@@ -53,6 +69,7 @@ class Kept:
             stream's file was closed, or its last line was written.
         first_at: The first time that its lines tell.
         last_at: The last one.
+        stays: Whether it goes for its age, or to make room, only.
     """
 
     kind: FileKind
@@ -65,6 +82,7 @@ class Kept:
     at: datetime
     first_at: datetime | None
     last_at: datetime | None
+    stays: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +131,32 @@ def plan(
 ) -> tuple[tuple[Removal, ...], Mapping[str, timedelta]]:
     """Return what may go, and the clouds whose files do not count as too old, with how far their clocks are ahead."""
     with database.reading(settings.state / FILE_NAME) as db:
-        shelf = Shelf(db, ages(db, now=now, read=read), streamed=streamed, stuck=stuck)
+        kept = settings.snapshots if streamed else "all"
+        shelf = Shelf(db, ages(db, now=now, read=read), streamed=streamed, kept=kept, stuck=stuck)
         removals = _Plan(settings, shelf, registry, free=free_bytes(settings.directory), lacking=lacking).made()
         return removals, shelf.ages.stopped
 
 
 class Shelf:
-    """The files that may go, by the ledger; oldest first."""
+    """The files that may go, by the ledger; oldest first.
 
-    def __init__(self, db: sqlite3.Connection, ages: Ages, *, streamed: bool, stuck: Container[str] = ()) -> None:
+    Attributes:
+        ages: Of its files.
+        streamed: Whether there are streams.
+        kept: Which snapshots stay, as of ``storage.snapshots``.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        ages: Ages,
+        *,
+        streamed: bool,
+        kept: str,
+        stuck: Container[str] = (),
+    ) -> None:
         self._db = db
+        self.kept = kept
         self.ages = ages
         self.streamed = streamed
         self._stuck = stuck
@@ -142,25 +176,34 @@ class Shelf:
         files = self.snapshots() if kind is FileKind.SNAPSHOT else self.parts()
         return (file for file in files if file.path not in self._stuck)
 
-    def snapshots(self, *, series: str = "") -> Iterator[Kept]:
-        """Yield snapshots, but for those not taken, the newest of each series, and what its stream compares with."""
-        scope = "s.series = ?" if series else "? = ''"  # an index finds one series
+    def snapshots(self, *, directory: str = "") -> Iterator[Kept]:
+        """Yield snapshots, but for those not taken, the newest of each series, and what its stream compares with.
+
+        Of these two, what a stream stands for may go, too, where none is to stay.
+
+        Args:
+            directory: Of an instance, relative to the storage directory; empty for all.
+        """
+        scope = "s.series > ? AND s.series < ?" if directory else "? = ? || '/'"  # an index finds one instance
         rows = self._db.execute(
-            "SELECT key, series, instance, log, node, size, min(updated_ms, stored_ms), first_ms, last_ms"  # noqa: S608  # one of two constants
+            "SELECT key, series, instance, log, node, size, min(updated_ms, stored_ms), first_ms, last_ms, kept"  # noqa: S608  # constants
             " FROM snapshots AS s"
             f" WHERE {scope} AND published AND present AND (taken OR NOT ?)"
-            " AND NOT EXISTS (SELECT 1 FROM streams WHERE streams.series = s.series AND reference = s.key)"
-            " AND key != (SELECT path FROM snapshots AS n WHERE n.series = s.series AND n.published"
-            " ORDER BY n.updated_ms DESC LIMIT 1) ORDER BY min(updated_ms, stored_ms), key",
-            (series, self.streamed),
+            f" AND {STOOD_FOR if self.kept == 'none' else NOT_COMPARED}"
+            " ORDER BY min(updated_ms, stored_ms), key",
+            (f"{directory}/", f"{directory}0" if directory else "", self.streamed),
         )
         return (read_kept(FileKind.SNAPSHOT, row) for row in rows)
 
     def parts(self) -> Iterator[Kept]:
-        """Return the closed files of streams, but for the newest of each: it says where a stream goes on."""
+        """Return the closed files of streams, but for the newest of each: it says where a stream goes on.
+
+        And but for those that have a part of the last export, where a stream stands for that.
+        """
         rows = self._db.execute(
-            "SELECT p.path, series, instance, log, node, p.size, rotated_ms, p.first_ms, p.last_ms"
+            "SELECT p.path, series, instance, log, node, p.size, rotated_ms, p.first_ms, p.last_ms, 1"  # noqa: S608  # constants
             " FROM stream_parts AS p JOIN streams AS s USING (series) WHERE p.path != s.path"
+            f" AND (reference NOT LIKE 'streams/%' OR {LATER} >= {LAST_WINDOW})"
             " ORDER BY rotated_ms, p.path"
         )
         files = (read_kept(FileKind.STREAM, row) for row in rows)
@@ -202,11 +245,12 @@ class _Plan:
         keep = self._settings.keep
         limits = keep.limits(keep.snapshots if kind is FileKind.SNAPSHOT else keep.streams)
         before = self._shelf.ages.latest - limits.age if limits.age else EPOCH
-        superseded = kind is FileKind.SNAPSHOT and self._settings.snapshots == "latest"
+        spent = kind is FileKind.SNAPSHOT and self._shelf.kept != "all"
         for file in self._shelf.files(kind):
             too_much = limits.size is not None and self._sizes[kind] > limits.size
-            if not (file.at < before or too_much or superseded):
+            if not (file.at < before or too_much or spent):
                 break
+            superseded = spent and not file.stays
             too_old = limits.age is not None and self._is_older(file, limits.age)
             if (too_old or too_much or superseded) and self._was_read(file):
                 self._choose(file, Reason.AGE if too_old else Reason.SIZE if too_much else Reason.SUPERSEDED)
@@ -234,7 +278,7 @@ class _Plan:
 @row_reader
 def read_kept(kind: FileKind, row: tuple[Any, ...]) -> Kept:
     """Read a row of the ledger: by position, since by name a million of them take a ninth longer."""
-    path, series, instance, logs, node, size, at, first, last = row
+    path, series, instance, logs, node, size, at, first, last, stays = row
     return Kept(
         kind=kind,
         path=path,
@@ -246,6 +290,7 @@ def read_kept(kind: FileKind, row: tuple[Any, ...]) -> Kept:
         at=moment_of(at),
         first_at=log_moment(first),
         last_at=log_moment(last),
+        stays=bool(stays),
     )
 
 

@@ -309,6 +309,11 @@ MIGRATIONS = (
     ALTER TABLE streams ADD COLUMN path TEXT NOT NULL DEFAULT '';       -- its newest file; empty: of the old layout
     ALTER TABLE streams ADD COLUMN closed INTEGER NOT NULL DEFAULT 0;   -- 1: that is complete, and under stream_parts
     """,
+    # Streams that stand for the snapshots they were made of.
+    """
+    ALTER TABLE snapshots ADD COLUMN kept INTEGER NOT NULL DEFAULT 1;   -- 1: goes by storage.keep alone
+    ALTER TABLE streams ADD COLUMN tail BLOB NOT NULL DEFAULT x'';      -- a line without its end, which no file has
+    """,
 )
 VERSION = len(MIGRATIONS)
 # Checking reads the whole file: done in a blink up to here, and in minutes on a slow disk where it has grown huge.

@@ -108,6 +108,7 @@ class SnapshotRow(NamedTuple):
     taken: int
     delta: int
     fetched: int | None
+    kept: int
 
 
 _SNAPSHOT = types_of(SnapshotRow)
@@ -273,7 +274,7 @@ class Ledger:
         """Record that the snapshots' files are on disk, each at its path (an older file's, if the bytes are equal)."""
 
         def write(db: sqlite3.Connection) -> None:
-            _enter(db, snapshots)
+            enter_snapshots(db, snapshots)
 
         await self.run(write)
 
@@ -287,7 +288,7 @@ class Ledger:
         def write(db: sqlite3.Connection) -> None:
             for snapshot in snapshots:
                 if db.execute("SELECT 1 FROM snapshots WHERE key = ?", (snapshot.key,)).fetchone() is None:
-                    _write_snapshot(db, snapshot, published=True)
+                    _write_snapshot(db, snapshot, published=True, kept=True)
                     # What lies ahead says nothing of how far the stream has come.
                     db.execute(passed, (snapshot.key, ms_of(snapshot.began_at + LARGEST_LEAD)))
 
@@ -362,7 +363,7 @@ class Ledger:
         report = replace(report, started_at=report.started_at + ahead, finished_at=report.finished_at + ahead)
 
         def write(db: sqlite3.Connection) -> datetime | None:
-            _enter(db, report.entries)
+            enter_snapshots(db, report.entries)
             for entry in report.entries:  # taken without the stream, which has nothing to do
                 end_gap_of_absence(db, paths.series(entry.key))
             _write_origin(db, report)
@@ -645,13 +646,14 @@ def _refuse_another(ledger: Path, *, before: Path, now: Path) -> None:
         raise ConfigError(ledger, [Complaint(line=0, column=0, path="", text=text)])
 
 
-def _enter(db: sqlite3.Connection, snapshots: Iterable[Snapshot]) -> None:
+def enter_snapshots(db: sqlite3.Connection, snapshots: Iterable[Snapshot]) -> None:
+    """Record that snapshots are on disk, each at its path."""
     for snapshot in snapshots:
         if not _keep_promise(db, snapshot):
             _write_snapshot(db, snapshot, published=True)
 
 
-def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bool) -> None:
+def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bool, kept: bool = False) -> None:
     file = snapshot.file
     row = (
         snapshot.key,
@@ -678,6 +680,7 @@ def _write_snapshot(db: sqlite3.Connection, snapshot: Snapshot, *, published: bo
         not own,
         snapshot.delta,
         snapshot.fetched,
+        kept,
     )
     db.execute(f"INSERT OR REPLACE INTO snapshots VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # only question marks are put in
 

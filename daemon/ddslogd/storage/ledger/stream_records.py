@@ -27,7 +27,7 @@ from ddslogd.storage.ledger.gap_records import (
     write_gap,
 )
 from ddslogd.storage.ledger.integrity_check import relative, row_reader, typed, types_of
-from ddslogd.storage.ledger.snapshot_records import read_snapshot
+from ddslogd.storage.ledger.snapshot_records import enter_snapshots, read_snapshot
 
 if TYPE_CHECKING:
     import sqlite3
@@ -64,6 +64,7 @@ class StreamRow(NamedTuple):
     complete: int
     path: str
     closed: int
+    tail: bytes
 
 
 _STREAM = types_of(StreamRow)
@@ -186,17 +187,35 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
+    async def oldest(self, series: str) -> str | None:
+        """Return the path of a series' oldest snapshot on disk; None for none."""
+
+        def ask(db: sqlite3.Connection) -> str | None:
+            query = "SELECT key FROM snapshots WHERE series = ? AND published AND present ORDER BY updated_ms LIMIT 1"
+            row = db.execute(query, (series,)).fetchone()
+            return str(row[0]) if row else None
+
+        return await self._ledger.run(ask)
+
     async def intend(self, state: StreamState, intent: Intent) -> None:
         """Record what is about to be appended."""
         await self._ledger.run(lambda db: _write_state(db, replace(state, intent=intent)))
 
-    async def commit(self, state: StreamState, intent: Intent, *, parts: Iterable[StreamPart] = ()) -> StreamState:
+    async def commit(
+        self,
+        state: StreamState,
+        intent: Intent,
+        *,
+        parts: Iterable[StreamPart] = (),
+        entry: Snapshot | None = None,
+    ) -> StreamState:
         """Record what was appended, all at once: the new state, the files that are closed, the gap.
 
         Args:
             state: How far the stream has come with it.
             intent: What was carried out.
             parts: Files that are closed with it.
+            entry: The snapshot that the lines are of, where it has no file and is entered with them.
 
         Returns:
             The state as the ledger has it.
@@ -204,6 +223,7 @@ class StreamBook:
 
         def write(db: sqlite3.Connection) -> StreamState:
             _write_state(db, state)
+            enter_snapshots(db, [entry] if entry else [])
             db.execute("UPDATE snapshots SET taken = 1 WHERE key = ?", (intent.snapshot,))
             for part in parts:
                 _write_part(db, part)
@@ -316,6 +336,21 @@ class StreamBook:
 
         await self._ledger.run(write)
 
+    async def stand_in(self, state: StreamState, tail: bytes) -> None:
+        """Record that a stream ends with the bytes of the snapshot that it is compared with, and stands for it.
+
+        Args:
+            state: How far it has come.
+            tail: What that snapshot has behind them.
+        """
+
+        def write(db: sqlite3.Connection) -> None:
+            _write_state(db, replace(state, reference=state.path, tail=tail))
+            place = "UPDATE snapshots SET path = ? WHERE series = ? AND path = ?"  # those with the same bytes, too
+            db.execute(place, (state.path, state.series, state.reference))
+
+        await self._ledger.run(write)
+
     async def take_back(self, paths: Sequence[str]) -> None:
         """Record that these files, which were about to make room, are there still."""
 
@@ -396,6 +431,7 @@ def _write_state(db: sqlite3.Connection, state: StreamState) -> None:
         state.complete,
         state.path,
         state.closed,
+        state.tail,
     )
     db.execute(f"INSERT OR REPLACE INTO streams VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # only question marks are put in
 
@@ -421,6 +457,7 @@ def read_state(row: tuple[Any, ...]) -> StreamState:
         delivered_at=log_moment(found.delivered_ms),
         complete=bool(found.complete),
         closed=bool(found.closed),
+        tail=found.tail,
         intent=_from_json(found.intent, link=link) if found.intent else None,
     )
 

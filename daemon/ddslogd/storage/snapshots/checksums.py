@@ -48,8 +48,13 @@ class Digests:
                 digest.update(data)
         self.size += len(data)
 
-    def read(self, fd: int, until: int) -> None:
+    def read(self, fd: int, until: int, *, before: int = 0) -> None:
         """Take in what follows in an open file, until it has come to that byte or the file's end; blocks as ``update``.
+
+        Args:
+            fd: Of the file.
+            until: Bytes, of all that is taken in.
+            before: Of these: bytes that are not in the file.
 
         Raises:
             OSError: The disk refuses.
@@ -58,7 +63,7 @@ class Digests:
             self.size = until
             return
         buffer = memoryview(bytearray(READ))
-        while self.size < until and (got := os.preadv(fd, [buffer[: until - self.size]], self.size)):
+        while self.size < until and (got := os.preadv(fd, [buffer[: until - self.size]], self.size - before)):
             self.update(buffer[:got])
 
     @property

@@ -23,7 +23,7 @@ from ddslogd.storage.directory_sync import Directories
 from ddslogd.storage.disk_space import Reserve, room_at
 from ddslogd.storage.filesystem import FILE_MODE, disk, new_file, no_follow, to_its_end, unbroken
 from ddslogd.storage.snapshots import publisher
-from ddslogd.storage.snapshots.checksums import Digests
+from ddslogd.storage.snapshots.checksums import READ, Digests
 from ddslogd.storage.snapshots.publisher import Publisher, Whole
 from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.log_time import NEWEST
@@ -49,7 +49,8 @@ BEHIND = 1024 * 1024  # bytes behind these that are worth one
 STRIDE = 32 * 1024 * 1024  # bytes of one at the most: others wait for the thread, and so does whoever gives up
 WRITE_BACK = 8 * 1024 * 1024  # bytes of a file after which the disk begins with them, so that the sync finds few left
 SMALL = 64 * 1024  # bytes of a file that is kept in memory until it is whole
-MOST_HELD = 4 * 1024 * 1024  # bytes of all of these; who would add to them waits
+MOST_NEW = 1024 * 1024  # bytes behind others that are elsewhere, of one file that is kept in memory until it is whole
+MOST_HELD = 4 * 1024 * 1024  # bytes of all of these; who would add to them waits, or goes to the disk
 _MOST_PIECES = 1024  # of one writev: IOV_MAX
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserve blocks, leave the length as it is. fallocate(2)
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write what is dirty, wait for nothing. sync_file_range(2)
@@ -92,6 +93,10 @@ class Desk:
         """Wait until there is room in memory for another small file: the publisher is behind."""
         await self._has_room.wait()
 
+    def has_room_for(self, size: int) -> bool:
+        """Return whether so many bytes more may be kept in memory."""
+        return self._held + size <= MOST_HELD
+
     def hold(self, size: int) -> None:
         """Record that bytes are kept in memory, or with a negative number that they are not any more."""
         self._held += size
@@ -127,8 +132,9 @@ class Part:
         size: Bytes that count.
         received: Bytes that were ever appended, thrown away since or not; whoever fetches others to tell what to append
             adds them.
-        seeded: Bytes at the beginning that were copied from another file; 0 for none. Only the MD5 of the whole proves
-            that they belong there.
+        seeded: Bytes at the beginning that are another file's; 0 for none. Only the MD5 of the whole proves that they
+            belong there.
+        leans: Whether these were not copied: the part has only what comes behind them.
         digests: Of the bytes that count, once it is settled.
         identity: What the bytes are a part of.
         tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
@@ -150,6 +156,8 @@ class Part:
         self.size = 0
         self.received = 0
         self.seeded = 0
+        self.leans = False
+        self._expected = 0  # bytes in memory that were asked for
         self.identity = Identity()
         self.tail = b""
 
@@ -188,7 +196,7 @@ class Part:
             await self.remove()
         self.identity, self._begun = identity, True
         if identity.total is None or identity.total > SMALL:
-            await self._create()
+            await self._create(identity)
         else:
             await self._desk.room()
 
@@ -207,11 +215,48 @@ class Part:
                 await self._desk.run(self._copy, self._fd, copy, path, start=start, total=total)
             self.identity = identity
 
+    async def lean(self, identity: Identity, files: Sequence[tuple[Path, int]], *, start: int) -> None:
+        """Begin with an object of this identity and with the bytes of other files, from ``start`` on, which stay there.
+
+        What comes behind them is kept in memory if it is not much, else in a hidden file that no later transfer takes.
+
+        Args:
+            identity: Its length is known.
+            files: With their sizes; one behind the other.
+            start: Bytes of them that come before the object.
+
+        Raises:
+            StorageError: They cannot be read, or as of ``begin``; nothing of it counts.
+        """
+        if self._begun:
+            await self.remove()
+        try:
+            await self._desk.run(self._take_in, files, start)
+        except BaseException:
+            self.digests = Digests(self._desk.checks)
+            raise
+        self.size = self.seeded = self._begun_back = self.digests.size
+        self.identity, self._begun, self.leans = identity, True, True
+        new = (identity.total or 0) - self.seeded
+        if new <= MOST_NEW and self._desk.has_room_for(new):
+            self._expected = new
+            self._desk.hold(new)
+        else:
+            await self._create(Identity())
+
+    @property
+    def new(self) -> Window:
+        """Return what a part that leans on other files has behind them."""
+        if self._fd is None:
+            return HeldWindow(b"".join(self._held))
+        return log_window.FileWindow(self._final, self._fd, self.size - self.seeded)
+
     async def append(self, chunks: Sequence[bytes]) -> None:
         """Write the chunks behind what is there.
 
         Raises:
-            Changed: They differ from the tail that an earlier process left: something before it may be wrong too.
+            Changed: They differ from the tail that an earlier process left: something before it may be wrong too; or
+                they are more than the object has, where it leans on another file.
             StorageError: The disk refuses; what was written counts.
             ValueError: Nothing has begun.
         """
@@ -219,11 +264,13 @@ class Part:
             msg = "a part is appended to after begin or take_over"
             raise ValueError(msg)
         size = sum(map(len, chunks))
-        if self._fd is None and (self._held or size == self.identity.total):
-            self._hold(chunks, size)
+        if self.leans and self.size + size > (self.identity.total or 0):
+            raise Changed("the object store sends more bytes than the object has")
+        if self._fd is None and (self.leans or self._held or size == self.identity.total):
+            await self._hold(chunks, size)
             return
         if self._fd is None:
-            await self._create()
+            await self._create(self.identity)
         follow = self.size + size > SHORT and self._desk.has_spare
         with disk(self._final):
             await self._desk.run(self._write_all, self._compared(chunks) if self.tail else chunks, follow=follow)
@@ -241,7 +288,7 @@ class Part:
             if self._checking is not None:
                 await to_its_end(self._checking)
             while (before := self.digests.size) < self.size:
-                await self._desk.run(self.digests.read, self._fd, self._stride())
+                await self._desk.run(self.digests.read, self._fd, self._stride(), before=self._elsewhere)
                 if self.digests.size == before:
                     raise StorageError(f"shorter than what was written to it, {publisher.CHANGED}: {self._final}")
 
@@ -253,6 +300,8 @@ class Part:
             Unpublishable: It would become larger than ``most``, or is packed too well to be a log.
             StorageError: It cannot be read.
         """
+        if self.leans:
+            return None
         content = self._content()
         with disk(self._final):
             if not gzip_file.is_packed(content):
@@ -283,23 +332,36 @@ class Part:
                 return
             self._checking.result()
         if self._fd is not None and self.size - self.digests.size >= BEHIND:
-            self._checking = self._desk.begin(partial(self.digests.read, self._fd, self._stride()))
+            step = partial(self.digests.read, self._fd, self._stride(), before=self._elsewhere)
+            self._checking = self._desk.begin(step)
+
+    @property
+    def _elsewhere(self) -> int:
+        """Return the bytes at the beginning that are in other files."""
+        return self.seeded if self.leans else 0
 
     def _stride(self) -> int:
         return min(self.size, self.digests.size + STRIDE)
 
-    def _hold(self, chunks: Sequence[bytes], size: int) -> None:
+    async def _hold(self, chunks: Sequence[bytes], size: int) -> None:
         """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
-        for chunk in chunks:
-            self.digests.update(chunk)
+        if size > SMALL:
+            await self._desk.run(self._digest, chunks)
+        else:
+            self._digest(chunks)
         self._held += tuple(chunks)
         self.size += size
         self.received += size
-        self._desk.hold(size)
+        if not self.leans:
+            self._desk.hold(size)
+
+    def _digest(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            self.digests.update(chunk)
 
     def _release(self) -> None:
-        self._desk.hold(-sum(map(len, self._held)))
-        self._held = ()
+        self._desk.hold(-(self._expected if self.leans else sum(map(len, self._held))))
+        self._held, self._expected = (), 0
 
     def _compared(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
         batch = b"".join(chunks)
@@ -309,8 +371,8 @@ class Part:
         self.tail = self.tail[known:]
         return [batch]
 
-    async def _create(self) -> None:
-        path = self._final.parent / paths.part_name(self._final.name, self.identity)
+    async def _create(self, identity: Identity) -> None:
+        path = self._final.parent / paths.part_name(self._final.name, identity)
         with disk(path):
             await self._desk.run(self._make, path)
 
@@ -324,7 +386,7 @@ class Part:
             for chunk in chunks:
                 self.digests.update(chunk)
         if self.size - self._begun_back >= WRITE_BACK:
-            begun = ctypes.c_int64(self._begun_back)
+            begun = ctypes.c_int64(self._begun_back - self._elsewhere)
             _libc.sync_file_range(fd, begun, ctypes.c_int64(self.size - self._begun_back), _WRITE)
             self._begun_back = self.size
 
@@ -349,6 +411,7 @@ class Part:
         """Throw away what is there."""
         self._release()
         self.size, self.seeded, self.tail, self.identity, self._begun = 0, 0, b"", Identity(), False
+        self.leans = False
         self.digests, self._begun_back, self._reserved = Digests(self._desk.checks), 0, 0
         if self._path is not None:
             await self._unlink(self._path)
@@ -403,7 +466,7 @@ class Part:
     def _make(self, path: Path) -> None:
         self._desk.directories.make(self._root, path.parent, seen=set())  # each time: somebody may have tidied up
         size = self.identity.total or 0
-        self._fd, is_reserved = _made(path, size, self._desk.reserve)
+        self._fd, is_reserved = _made(path, size - self._elsewhere, self._desk.reserve)
         self._path, self._reserved = path, size if is_reserved else 0
 
     def _adopt(self, path: Path, identity: Identity, *, trusted: bool, seeded: int) -> None:
@@ -416,6 +479,12 @@ class Part:
         os.ftruncate(fd, offset)
         os.lseek(fd, offset, os.SEEK_SET)
         self.size = offset
+
+    def _take_in(self, files: Sequence[tuple[Path, int]], start: int) -> None:
+        """Take the checksums of what the part leans on."""
+        with log_window.joined(files) as held:
+            for at in range(start, held.size, READ):
+                self.digests.update(held.read(at, READ))
 
     def _copy(self, fd: int, part: Path, path: Path, *, start: int, total: int) -> None:
         is_reserved = _preallocate(fd, total, self._desk.reserve)

@@ -201,7 +201,7 @@ class Store:
         return (*(path for path in growing if path is not None), *(left.path for left in self._left.values()))
 
     async def _put_aside(self, part: Part, final: Path, useful_until: datetime) -> None:
-        if part.path is None or not part.resumable:
+        if part.path is None or not part.resumable or part.leans:
             await part.remove()
             return
         self._left[final] = _Left(
@@ -236,8 +236,8 @@ class Store:
         """
         if not self._desk.checks.md5:
             return None
-        path = self._directory / snapshot.path
-        return Seed(path=path, size=snapshot.size, md5=snapshot.md5, sha256=snapshot.sha256)
+        file = (self._directory / snapshot.path, snapshot.size)
+        return Seed(size=snapshot.size, md5=snapshot.md5, sha256=snapshot.sha256, locate=lambda: (file,))
 
     async def size_of(self, key: str) -> int:
         """Return the bytes of a published snapshot.

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -115,6 +115,23 @@ class Joined:
         return _find(self, text, start, min(end, self.size))
 
 
+@contextmanager
+def joined(files: Sequence[tuple[Path, int]], *, exact: bool = True) -> Iterator[Joined]:
+    """Open files that are one log, oldest first, each of which has so many bytes; or at least as many, if not exact.
+
+    Raises:
+        StorageError: One has not, or cannot be read.
+    """
+    with ExitStack() as stack:
+        windows: list[Window] = []
+        for path, size in files:
+            window = stack.enter_context(opened(path))
+            if window.size != size and (exact or window.size < size):
+                raise StorageError(f"not as long as the ledger says: {path}")
+            windows.append(Slice(window, size))
+        yield Joined(windows)
+
+
 def _find(content: Window, text: bytes, start: int, end: int) -> int:
     last = end - len(text)
     for first in range(start, last + 1, SEARCHED):
@@ -125,19 +142,21 @@ def _find(content: Window, text: bytes, start: int, end: int) -> int:
 
 
 @contextmanager
-def end_of(files: Sequence[Path]) -> Iterator[Window]:
+def end_of(files: Sequence[Path], *, size: int | None = None) -> Iterator[Window]:
     """Open the last lines of several files that are one log; where the last file has few, of those before it, too.
 
     A file may have begun a moment ago, or have been emptied: its own lines prove nothing then.
 
     Args:
         files: Oldest first: one at least. Of those before the last one, what cannot be read is left out.
+        size: How many bytes of the last one count; None for all.
 
     Raises:
         StorageError: The last one cannot be read, or the disk refuses for a moment.
     """
     with opened(files[-1]) as last:
-        windows: list[Window] = [Slice(last, end_of_lines(last))]
+        counted = Slice(last, last.size if size is None else min(size, last.size))
+        windows: list[Window] = [Slice(counted, end_of_lines(counted))]
         left = TIMED_REACH - windows[0].size
         for file in reversed(files[:-1]):
             if left <= 0:

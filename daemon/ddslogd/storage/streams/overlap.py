@@ -102,6 +102,28 @@ class Slice:
         return self.window.find(text, start, min(end, self.size))
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The bytes of another window from a place on."""
+
+    window: Window
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return self.window.size - self.start
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``start`` on; fewer at the end."""
+        return self.window.read(self.start + start, size)
+
+    def find(self, text: bytes, start: int, end: int) -> int:
+        """Return the first place from ``start`` on where the text is, and ends by ``end``; -1 for none."""
+        at = self.window.find(text, self.start + start, self.start + end)
+        return at - self.start if at >= 0 else -1
+
+
 class OverlapProof(StrEnum):
     """What proves that an export continues what was delivered; see the module."""
 

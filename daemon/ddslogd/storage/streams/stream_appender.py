@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ddslogd.model.errors import StorageError
 from ddslogd.storage.batch_executor import Grouped
 from ddslogd.storage.filesystem import FILE_MODE, to_its_end
 from ddslogd.storage.streams import log_window
+from ddslogd.storage.streams.log_window import FileWindow
+from ddslogd.storage.streams.overlap import HeldWindow
 from ddslogd.storage.streams.stream_files import is_regular
 from ddslogd.storage.sync_lanes import GroupedFile, SyncLanes
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from ddslogd.model.stream import Intent, Piece
     from ddslogd.storage.disk_space import Reserve
-    from ddslogd.storage.streams.log_window import FileWindow
+    from ddslogd.storage.streams.overlap import Window
     from ddslogd.storage.streams.stream_files import StreamFiles
 
 MOST = 64  # streams of a group
@@ -42,11 +44,15 @@ class Append:
         series: Of the stream, see ``paths.series``.
         intent: At least one byte.
         old_until: Where a file of the old layout may be in the link's place: for the name that it takes; else None.
+        lines: What the intent's lines are of, where no file has them.
+        tail: What the unfinished line is, where no file has it.
     """
 
     series: str
     intent: Intent
     old_until: datetime | None
+    lines: Window = field(default_factory=lambda: HeldWindow(b""))
+    tail: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +118,7 @@ class _Job(GroupedFile):
 
     def __init__(self, append: Append, files: StreamFiles, seen: set[str], reserve: Reserve) -> None:
         super().__init__(files.directory / append.intent.path)
+        self._append = append
         self._series, self._intent, self._old_until = append.series, append.intent, append.old_until
         self._files = files
         self._seen = seen
@@ -127,7 +134,7 @@ class _Job(GroupedFile):
     def write(self) -> None:
         """Write what is not there yet, unless the file is not as it was left."""
         intent, directory = self._intent, self._files.directory
-        with _text(directory, intent, self._reserve) as text, self._reserve.take(directory, intent.size):
+        with _text(directory, self._append, self._reserve) as text, self._reserve.take(directory, intent.size):
             self._files.directories.make(directory, self.path.parent, seen=self._seen, with_entries=True)
             is_new = not os.path.lexists(self.path)
             if intent.base if is_new else not _is_as_left(self.path, intent.base, text):
@@ -169,10 +176,10 @@ class _Job(GroupedFile):
 
 
 @dataclass(frozen=True, slots=True)
-class _FilePiece:
-    """Bytes of an open file."""
+class _WindowPiece:
+    """Bytes of an open file, or of what is in memory."""
 
-    window: FileWindow
+    window: Window
     start: int
     size: int
 
@@ -180,7 +187,10 @@ class _FilePiece:
         return self.window.read(self.start + start, max(0, min(size, self.size - start)))
 
     def write_to(self, fd: int, at: int) -> None:
-        self.window.copy_to(fd, at, start=self.start, size=self.size)
+        if isinstance(self.window, FileWindow):
+            self.window.copy_to(fd, at, start=self.start, size=self.size)
+        else:
+            _write_all(fd, self.read(0, self.size), at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +210,7 @@ class _LineEnd:
 class _Text:
     """What is appended: pieces, one behind the other."""
 
-    pieces: Sequence[_FilePiece | _LineEnd]
+    pieces: Sequence[_WindowPiece | _LineEnd]
 
     @property
     def size(self) -> int:
@@ -222,17 +232,23 @@ class _Text:
 
 
 @contextmanager
-def _text(directory: Path, intent: Intent, reserve: Reserve) -> Iterator[_Text]:
+def _text(directory: Path, append: Append, reserve: Reserve) -> Iterator[_Text]:
+    intent = append.intent
     with ExitStack() as stack:
 
-        def opened(piece: Piece) -> _FilePiece:
-            file = stack.enter_context(log_window.lines(directory / piece.path, reserve=reserve))
-            if file.size < piece.end:
-                raise StorageError(f"shorter than the ledger says: {file.path}")
-            return _FilePiece(file, piece.start, piece.size)
+        def opened(piece: Piece, held: Window) -> _WindowPiece:
+            window = held
+            if piece.path:
+                window = stack.enter_context(log_window.lines(directory / piece.path, reserve=reserve))
+            if window.size < piece.end:
+                raise StorageError(f"shorter than the ledger says: {piece.path or intent.snapshot}")
+            return _WindowPiece(window, piece.start, piece.size)
 
-        lines = opened(intent.lines)
-        yield _Text([opened(intent.unfinished), _LineEnd(), lines] if intent.unfinished else [lines])
+        lines = opened(intent.lines, append.lines)
+        if intent.unfinished is None:
+            yield _Text([lines])
+        else:
+            yield _Text([opened(intent.unfinished, HeldWindow(append.tail)), _LineEnd(), lines])
 
 
 def _is_as_left(path: Path, base: int, text: _Text) -> bool:
@@ -252,3 +268,10 @@ def _is_as_left(path: Path, base: int, text: _Text) -> bool:
                 return False
             at += len(there)
     return True
+
+
+def _write_all(fd: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written

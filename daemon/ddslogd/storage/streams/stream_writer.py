@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from ddslogd.model.errors import StorageError
+from ddslogd.model.snapshot import Seed
 from ddslogd.model.stream import Advance, Gap, GapCause, Intent, Piece, StreamPart, StreamState
 from ddslogd.model.units import iso_time
 from ddslogd.scheduling.clock import EPOCH, believed
@@ -31,7 +32,17 @@ from ddslogd.storage.ledger.stream_records import Backlog, StreamBook
 from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.gap_cause import cause_of_gap
 from ddslogd.storage.streams.log_time import AHEAD, first_time, last_time, line_time
-from ddslogd.storage.streams.overlap import READ, Continuation, Slice, Unproved, continuation, end_of_lines
+from ddslogd.storage.streams.overlap import (
+    READ,
+    Behind,
+    Continuation,
+    HeldWindow,
+    Slice,
+    Unproved,
+    continuation,
+    end_of_lines,
+    is_same,
+)
 from ddslogd.storage.streams.stream_appender import Append, StreamAppender
 from ddslogd.storage.streams.stream_files import StreamFiles, is_regular
 from ddslogd.storage.streams.stream_recovery import Doubt, adoption, closed_parts, is_continued, look
@@ -65,6 +76,7 @@ LEAVE_SNAPSHOTS = "leave a node's newest snapshots where they are; where lines a
 CHANGED = "see who changed or removed it: only ddslogd may; lines may be twice in it and in the next file"
 NEW_IDS = "lines are in new files now, so that shippers send them again, and by path and offset they have new ids"
 _LINE_HEAD = 256  # bytes, in which a line's time stands
+MOST_TAIL = 64 * 1024  # bytes behind the last line end of a snapshot that the ledger keeps in its place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +228,160 @@ class Streams:
         return state.intent is not None or self._is_to_be_closed(state)
 
     def _is_to_be_closed(self, state: StreamState) -> bool:
-        return bool(state.size) and self._is_old(state) and not _is_of_old_layout(state)
+        is_full = bool(state.size) and self._is_old(state) and not _is_of_old_layout(state)
+        return is_full and state.intent is None
+
+    def seed(self, newest: Snapshot, state: StreamState | None) -> Seed | None:
+        """Return what a stream has of its last file, where it stands for that; else None.
+
+        Args:
+            newest: The last file.
+            state: How far the stream has come.
+        """
+        if state is None or state.intent is not None or not state.stands_in:
+            return None
+        locate = partial(self._locate, state, newest.size)
+        return Seed(size=newest.size, md5=newest.md5, sha256=newest.sha256, locate=locate, in_place=True)
+
+    def _locate(self, state: StreamState, size: int) -> list[tuple[Path, int]]:
+        """Return the files that hold the last bytes of a stream, as many at least, with their sizes; blocks.
+
+        Raises:
+            StorageError: They are not as the ledger has them, or the disk refuses.
+        """
+        newest = self._directory / state.path
+        with disk(newest):
+            files = self._files.new_of(state.series)
+            if newest not in files:
+                raise StorageError(f"it is gone: {newest}")
+            found: list[tuple[Path, int]] = []
+            for file in reversed(files[: files.index(newest) + 1]):
+                is_live = file == newest and not state.closed
+                found.append((file, state.size if is_live else file.lstat().st_size))
+                if sum(held for _, held in found) >= size:
+                    break
+        return found[::-1]
+
+    async def extend(
+        self,
+        snapshot: Snapshot,
+        new: Window,
+        *,
+        base: StreamState,
+        origin: Origin,
+        note: Callable[[Advance], None],
+    ) -> Snapshot | None:
+        """Let a stream take what a file has behind what the stream has of it: the MD5 of both is the file's.
+
+        Args:
+            snapshot: The file, which has no copy of its own.
+            new: What is behind.
+            base: How far the stream had come when that was found.
+            origin: As of ``catch_up``.
+            note: Hears what the file brought.
+
+        Returns:
+            The file with its place; None where it needs a copy of its own: the stream is another one by now, nothing
+            proves that the file continues it, or the line that it ends in is too long for the ledger.
+
+        Raises:
+            StorageError: The disk or the ledger refuses.
+        """
+        series = base.series
+        async with self._locks.setdefault(series, asyncio.Lock()):
+            backlog = await self._settled(series, origin)
+            state = backlog.state
+            if backlog.waiting or state is None or _place_of(state) != _place_of(base):
+                return None
+            held = snapshot.size - new.size
+            found = await self._run(self._look_behind, state, snapshot, new, latest=self._latest(origin))
+            if found is None:
+                return None
+            intent, tail = found
+            async with self._under_way:
+                after = await self._carry_out(state, intent, lines=new, tail=tail, entry=snapshot)
+            note(
+                Advance(
+                    file=snapshot.file,
+                    new=intent.size,
+                    window=snapshot.size,
+                    full=held < state.delivered,
+                    took=snapshot.file.updated_at - state.reference_at,
+                )
+            )
+            if self._is_to_be_closed(after):
+                await self._close(after)
+            return replace(snapshot, path=after.reference)
+
+    def _look_behind(
+        self, state: StreamState, snapshot: Snapshot, new: Window, *, latest: datetime
+    ) -> tuple[Intent, bytes] | None:
+        """Return what is to be appended of a file that the stream has the beginning of, and what is behind; blocks.
+
+        That the bytes are the file's does not prove that it continues the stream: see ``overlap``.
+        """
+        end, held = end_of_lines(new), snapshot.size - new.size
+        if new.size - end > MOST_TAIL:
+            return None
+        with self._delivered(state) as delivered:
+            if delivered is None:
+                return None
+            export = log_window.Joined([Behind(delivered, delivered.size - held), new])
+            found = continuation(delivered, export, complete=state.complete)
+        if not isinstance(found, Continuation) or (found.start, found.changed, found.older) != (held, 0, False):
+            return None
+        path, base = self._target(state, end)
+        intent = Intent(
+            snapshot=snapshot.key,
+            lines=Piece(path="", start=0, end=end),
+            path=path,
+            base=base,
+            delivered=held + end,
+            updated_at=snapshot.file.updated_at,
+            first_at=first_time(new, 0, end, until=latest),
+            last_at=last_time(new, 0, end, until=latest),
+            complete=state.complete and found.shift == 0,
+        )
+        return intent, new.read(end, new.size - end)
+
+    async def stand_in(self, series: str) -> None:
+        """Let a stream stand for the snapshot that it is compared with, where it ends with the same bytes.
+
+        Raises:
+            StorageError: The disk or the ledger refuses.
+        """
+        async with self._locks.setdefault(series, asyncio.Lock()):
+            backlog = await self.book.backlog(series)
+            state = backlog.state
+            if state is None or backlog.waiting or state.intent is not None or _is_of_old_layout(state):
+                return
+            tail = await self._run(self._copied_tail, state)
+            if tail is not None:
+                await self.book.stand_in(state, tail)
+
+    def _copied_tail(self, state: StreamState) -> bytes | None:
+        """Return what a snapshot has behind the bytes that the stream ends with; None where those differ. Blocks."""
+        if not self._has_reference(state):
+            return None
+        with self._lines(state.reference) as last, self._delivered(state) as delivered:
+            if delivered is None or last.size - state.delivered > MOST_TAIL:
+                return None
+            is_copy = is_same(Slice(last, min(state.delivered, last.size)), delivered)
+            return last.read(state.delivered, MOST_TAIL) if is_copy else None
+
+    @contextmanager
+    def _delivered(self, state: StreamState) -> Iterator[Window | None]:
+        """Return the bytes of its reference that a stream ends with; None where they are not as the ledger says."""
+        with ExitStack() as stack:
+            held = None
+            try:
+                files = self._locate(state, state.delivered)
+                held = stack.enter_context(log_window.joined(files, exact=state.intent is None))
+            except StorageError as exc:
+                if exc.passing:
+                    raise
+            is_whole = held is not None and held.size >= state.delivered
+            yield Behind(held, held.size - state.delivered) if held is not None and is_whole else None
 
     async def _take_all(
         self,
@@ -242,6 +407,26 @@ class Streams:
     async def behind(self) -> tuple[tuple[str, str], ...]:
         """Return what is to catch up, though no cycle may come: pairs of series and instance name."""
         return await self.book.behind(born_until=self._clock.now() - self._settings.current.stream.rotate.every)
+
+    async def is_covered(self, series: str) -> bool:
+        """Return whether the snapshots on disk reach back to a stream's first line: it can be made of them again.
+
+        Raises:
+            StorageError: The disk or the ledger refuses.
+        """
+        oldest = await self.book.oldest(series)
+        return oldest is not None and await self._run(self._reaches_back, series, oldest)
+
+    def _reaches_back(self, series: str, oldest: str) -> bool:
+        with disk(self._files.link(series)):
+            files = list(filter(is_regular, self._files.of(series)))
+        if not files:
+            return True
+        with log_window.opened(files[0]) as stream, self._lines(oldest) as export:
+            first_line = stream.read(0, READ).partition(b"\n")[0]
+            export_at, stream_at = (first_time(window, 0, window.size) for window in (export, stream))
+            is_older = export_at is not None and stream_at is not None and export_at < stream_at
+            return is_older or export.find(first_line, 0, export.size) >= 0
 
     async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
         """Put the stream's files aside, and let a new one take all snapshots that are on disk.
@@ -290,9 +475,10 @@ class Streams:
                 await self._forget(backlog.state)
                 backlog = await self.book.backlog(series)
             self._compared.add(series)
-        if backlog.state is not None and backlog.state.intent is not None:
+        intent = backlog.state.intent if backlog.state is not None else None
+        if backlog.state is not None and intent is not None and not intent.is_held:
             async with self._under_way:
-                await self._resume(backlog.state, backlog.state.intent)
+                await self._resume(backlog.state, intent)
             backlog = await self.book.backlog(series)
         if backlog.state is not None and self._known_to.get(series, self._began_with) != generation:
             # What was being appended went into a new ledger, and nothing else.
@@ -445,24 +631,44 @@ class Streams:
 
         And whether that is all that was ever delivered.
         """
-        if is_new:
-            yield None, False
-        elif state.reference and exists(self._directory / state.reference):
-            with self._lines(state.reference) as last:
-                yield Slice(last, min(state.delivered, last.size)), state.complete
-        else:
-            with disk(self._directory / state.path):
-                files = list(filter(is_regular, self._files.of(state.series)))
-            if not files:
+        with ExitStack() as stack:
+            delivered = stack.enter_context(self._delivered(state)) if state.stands_in else None
+            if is_new:
                 yield None, False
-                return
-            with log_window.end_of(files) as last:
-                yield last, state.complete and len(files) == 1
+            elif delivered is not None:
+                yield delivered, state.complete
+            elif self._has_reference(state):
+                last = stack.enter_context(self._lines(state.reference))
+                yield Slice(last, min(state.delivered, last.size)), state.complete
+            else:
+                end, is_all = stack.enter_context(self._end(state))
+                yield end, state.complete and is_all
+
+    @contextmanager
+    def _end(self, state: StreamState) -> Iterator[tuple[Window | None, bool]]:
+        """Return the last lines of a stream, and whether they are all in one file; None where it has no file."""
+        newest = self._directory / state.path
+        with disk(newest):
+            files = list(filter(is_regular, self._files.of(state.series)))
+        if state.intent is not None and state.intent.path != state.path:  # it may be begun, and does not count yet
+            files = [file for file in files if file != self._directory / state.intent.path]
+        if not files:
+            yield None, False
+            return
+        size = state.size if files[-1] == newest and not state.closed else None
+        with log_window.end_of(files, size=size) as last:
+            yield last, len(files) == 1
+
+    def _has_reference(self, state: StreamState) -> bool:
+        """Return whether the snapshot is there that the next one is compared with; blocks."""
+        return bool(state.reference) and not state.stands_in and exists(self._directory / state.reference)
 
     def _target(self, state: StreamState, size: int) -> tuple[str, int]:
         """Return to which file lines go, and how much that has: a new one where the newest is old, large or closed."""
         if not size:
             return state.path, state.size
+        if state.intent is not None:  # a beginning of it may be there
+            return state.intent.path, state.intent.base
         is_large = state.size + size > self._settings.current.stream.rotate.size
         is_full = state.size and (is_large or self._is_old(state))
         if state.closed or is_full or _is_of_old_layout(state):
@@ -510,44 +716,74 @@ class Streams:
         return cause_of_gap(past, since=since, until=until, schedule=origin.schedule, key=origin.key)
 
     def _unfinished(self, state: StreamState) -> Piece | None:
-        path = self._directory / state.reference
-        if not state.reference or not exists(path):
+        if state.stands_in:
+            return Piece(path="", start=0, end=len(state.tail)) if state.tail else None
+        if not self._has_reference(state):
             return None
-        with log_window.lines(path) as last:
+        with self._lines(state.reference) as last:
             size = last.size
         return Piece(path=state.reference, start=state.delivered, end=size) if size > state.delivered else None
 
     @unbroken
-    async def _carry_out(self, state: StreamState, intent: Intent) -> StreamState:
-        """Record what is to be appended, unless that is done; append it; record that. Return how far the stream is."""
+    async def _carry_out(
+        self,
+        state: StreamState,
+        intent: Intent,
+        *,
+        lines: Window | None = None,
+        tail: bytes = b"",
+        entry: Snapshot | None = None,
+    ) -> StreamState:
+        """Record what is to be appended, unless that is done; append it; record that.
+
+        Args:
+            state: How far the stream has come.
+            intent: What is to be appended.
+            lines: What the intent's lines are of, where no file has them.
+            tail: What is behind them then.
+            entry: The snapshot that they are of then.
+
+        Returns:
+            How far the stream is then.
+        """
         trouble, parts, planned = "", list[StreamPart](), intent.path
         if intent.size:
-            if state.intent is None:
+            if state.intent != intent:
                 await self.book.intend(state, intent)
-            appended = await self._append(state, intent)
+            appended = await self._append(state, intent, lines)
             if not appended.is_done:
-                intent, appended = await self._append_elsewhere(state, intent)
+                intent, appended = await self._append_elsewhere(state, intent, lines)
             trouble = appended.link_trouble
             if state.size and not state.closed and intent.path != state.path:
                 parts = await self._run(self._closed_before, state, intent)
-        after = await self.book.commit(state.after(intent, now=self._clock.now()), intent, parts=parts)
+        after = state.after(intent, now=self._clock.now(), tail=tail)
+        entry = entry and replace(entry, path=after.reference)
+        after = await self.book.commit(after, intent, parts=parts, entry=entry)
         if intent.size and state.size and planned != state.path:
             _bound(state).info("stream.rotated", path=state.path, size=state.size)
         self._report(state, intent, trouble)
         return after
 
-    async def _append(self, state: StreamState, intent: Intent) -> Appended:
-        old_until = self._clock.now() if _is_of_old_layout(state) else None
-        return await self._appender.append(Append(series=state.series, intent=intent, old_until=old_until))
+    async def _append(self, state: StreamState, intent: Intent, lines: Window | None) -> Appended:
+        append = Append(
+            series=state.series,
+            intent=intent,
+            old_until=self._clock.now() if _is_of_old_layout(state) else None,
+            lines=lines or HeldWindow(b""),
+            tail=state.tail,
+        )
+        return await self._appender.append(append)
 
-    async def _append_elsewhere(self, state: StreamState, intent: Intent) -> tuple[Intent, Appended]:
+    async def _append_elsewhere(
+        self, state: StreamState, intent: Intent, lines: Window | None
+    ) -> tuple[Intent, Appended]:
         """Append to a new file, since the one that was meant is not as it was left; that one stays as it is."""
         if intent.path != state.path:
             _bound(state).warning("stream.file_changed", path=intent.path, todo=CHANGED)
         path = await self._run(self._next_path, state, intent.path)
         intent = replace(intent, path=path, base=0)
         await self.book.intend(state, intent)  # before a byte is written: a file that the books do not know is a doubt
-        appended = await self._append(state, intent)
+        appended = await self._append(state, intent, lines)
         if not appended.is_done:
             raise StorageError(f"others write to the files of this stream: {path}")
         return intent, appended
@@ -600,6 +836,11 @@ def _taken_one(step: Callable[[], Any]) -> Any:
         return step()
     except Exception as exc:  # noqa: BLE001  # it is whose step it was, and nobody else's
         return exc
+
+
+def _place_of(state: StreamState) -> tuple[str, int, bool, Intent | None]:
+    """Return what has to be the same where nothing was appended meanwhile."""
+    return state.path, state.size, state.closed, state.intent
 
 
 def _is_of_old_layout(state: StreamState) -> bool:

@@ -89,7 +89,7 @@ def test_the_kinds_of_failures_of_an_older_ledger_are_taken_over(tmp_path: Path)
 @pytest.mark.parametrize(("table", "row"), [("snapshots", SnapshotRow), ("streams", StreamRow), ("gaps", GapRow)])
 def test_a_row_has_the_names_and_types_of_its_tables_columns(table: str, row: Any) -> None:
     """They are read in the table's order, which each start checks, and named by this class."""
-    of_sqlite: dict[str, type] = {"TEXT": str, "INTEGER": int}
+    of_sqlite: dict[str, type] = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         for schema in MIGRATIONS:
             db.executescript(schema)

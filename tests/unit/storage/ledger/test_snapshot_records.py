@@ -131,7 +131,7 @@ async def test_every_column_of_a_snapshot_is_there(ledger: Ledger, tmp_path: Pat
     ms = 1767323045678
     directory = "snapshots/orders/node-1"
     key = f"{directory}/errorlog.20260102T030405.678Z.log"
-    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms, ms - 60_000, ms, 1, 0, 1, 4)
+    told = (10, "aa", "cc", '"aa"', 1, "r-1 r-2", 1, ms, ms, ms - 60_000, ms, 1, 0, 1, 4, 0)
     assert row == (key, key, f"{directory}/*.log", "orders", "error", "node-1", "errorlog", ms, 1, *told)
 
 
