@@ -1,8 +1,11 @@
-"""How many bytes a cycle fetches, and how long it takes, with delta and without: side by side in the same run.
+"""How many bytes a cycle fetches, reads and writes, and how long it takes: side by side in the same run.
 
-A cloud in a process of its own, nodes whose exports hold 40 MB, and two daemons that see the same exports. Fails where
-delta fetches more than 1.05 times the new bytes and 16 KiB a file. Medians of five; the machine may be noisy, so of
-times only ratios count. CPU is that of the daemon's side alone.
+A cloud in a process of its own, nodes whose exports hold 40 MB, and three daemons that see the same exports: without
+delta, with it, and with it and streams alone (``storage.snapshots: none``). Fails where delta fetches more than 1.05
+times the new bytes and 16 KiB a file; where streams alone write more than 1.3 times the new bytes and 128 KiB, of
+400 KB a node; or where they read a window more often than once. Medians of five; the machine may be noisy, so of times
+only ratios count. CPU is that of the daemon's side alone. What is written is what the kernel counts, which is nothing
+on tmpfs.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import platform
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,7 +42,10 @@ WINDOW = 40_000_000  # bytes of an export
 NODES = 4
 GROWTHS = (0, 4_000, 400_000, 4_000_000)  # bytes of each node between two exports
 RUNS = 5
-MODES = ("auto", "off")
+MODES = {"off": ("off", "latest"), "latest": ("auto", "latest"), "none": ("auto", "none")}  # delta, snapshots
+JUDGED = 400_000  # bytes of each node, of which streams alone write no more than this
+MOST_WRITTEN, MOST_WRITTEN_A_CYCLE = 1.3, 128 * 1024  # by new bytes, and beyond them
+MOST_READ = 1.05  # windows: one, and what else there is to read
 MOST_OF_NEW, MOST_A_FILE = 1.05, 16 * 1024
 EXPORTS_EVERY = timedelta(minutes=20)
 FLEET = (replica_set("solo", nodes=NODES),)
@@ -126,6 +132,8 @@ class Row:
         fetched: Bytes that crossed the wire, as the cloud counts them.
         wall_s: Of a cycle from its call to its report, streams included.
         cpu_s: Of the daemon's process meanwhile.
+        written: Bytes that the kernel is to bring to the disk for it.
+        read: Bytes that it asked the kernel for, of files.
     """
 
     mode: str
@@ -133,15 +141,28 @@ class Row:
     fetched: float
     wall_s: float
     cpu_s: float
+    written: float
+    read: float
 
     @property
     def good(self) -> bool:
-        """Return whether as little was fetched as is promised."""
-        return self.mode == "off" or self.fetched <= MOST_OF_NEW * self.new + MOST_A_FILE * NODES
+        """Return whether as little was fetched and written as is promised."""
+        if self.mode == "off":
+            return True
+        if self.fetched > MOST_OF_NEW * self.new + MOST_A_FILE * NODES:
+            return False
+        if self.mode != "none" or self.new != JUDGED * NODES:
+            return True
+        return self.written <= MOST_WRITTEN * self.new + MOST_WRITTEN_A_CYCLE and self.windows_read <= MOST_READ
+
+    @property
+    def windows_read(self) -> float:
+        """Return how often the windows were read."""
+        return self.read / (WINDOW * NODES)
 
 
 class Bench:
-    """Two daemons before one cloud."""
+    """Three daemons before one cloud."""
 
     def __init__(
         self, pipe: Connection, clock: Clock, services: dict[str, Service], settings: config_settings.Settings
@@ -157,16 +178,17 @@ class Bench:
         sent: int = self._pipe.recv()
         return sent
 
-    async def cycle(self, mode: str) -> tuple[int, float, float]:
-        """Run one; give the bytes that were sent, and the seconds it took by the wall and of the processor."""
-        sent, began, cpu = self.ask(-1), time.perf_counter(), time.process_time()
+    async def cycle(self, mode: str) -> tuple[float, ...]:
+        """Run one; give the bytes sent, the seconds by the wall and of the processor, the bytes written and read."""
+        before, sent, began, cpu = _disk(), self.ask(-1), time.perf_counter(), time.process_time()
         (report,) = await self._services[mode].once([self._instance])
         took = time.perf_counter() - began, time.process_time() - cpu
         _complain(report)
-        return self.ask(-1) - sent, *took
+        moved = [after - then for after, then in zip(_disk(), before, strict=True)]
+        return self.ask(-1) - sent, *took, *moved
 
     async def rows(self, grown: int) -> list[Row]:
-        found: dict[str, list[tuple[int, float, float]]] = {mode: [] for mode in MODES}
+        found: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in MODES}
         for run in range(RUNS):
             self._clock.ahead += EXPORTS_EVERY
             self.ask(grown)
@@ -174,9 +196,15 @@ class Bench:
                 found[mode].append(await self.cycle(mode))
         columns = {mode: [median(column) for column in zip(*cycles, strict=True)] for mode, cycles in found.items()}
         return [
-            Row(mode=mode, new=grown * NODES, fetched=fetched, wall_s=wall_s, cpu_s=cpu_s)
-            for mode, (fetched, wall_s, cpu_s) in columns.items()
+            Row(mode=mode, new=grown * NODES, fetched=fetched, wall_s=wall_s, cpu_s=cpu_s, written=written, read=read)
+            for mode, (fetched, wall_s, cpu_s, written, read) in columns.items()
         ]
+
+
+def _disk() -> tuple[int, int]:
+    """Return the bytes that this process has had written to the disk, and those that it has read by system calls."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["write_bytes"]), int(counts["rchar"])
 
 
 def _complain(report: CycleReport) -> None:
@@ -186,7 +214,7 @@ def _complain(report: CycleReport) -> None:
 
 @asynccontextmanager
 async def benches(directory: Path) -> AsyncIterator[Bench]:
-    """Start the cloud and both daemons, and let each of them have a first file of every node."""
+    """Start the cloud and the daemons, and let each of them have a first file of every node."""
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
     process = context.Process(target=run_cloud, args=(other,), daemon=True)
@@ -196,8 +224,9 @@ async def benches(directory: Path) -> AsyncIterator[Bench]:
         clock = Clock()
         settings = {mode: _settings(text, directory / mode, mode) for mode in MODES}
         options: dict[str, Any] = {"clock": clock, "progress": Silent(), "redactor": Redactor()}
-        async with opened(settings["auto"], **options) as auto, opened(settings["off"], **options) as off:
-            bench = Bench(pipe, clock, {"auto": auto, "off": off}, settings["auto"])
+        async with AsyncExitStack() as stack:
+            services = {mode: await stack.enter_async_context(opened(settings[mode], **options)) for mode in MODES}
+            bench = Bench(pipe, clock, services, settings["latest"])
             clock.ahead += EXPORTS_EVERY
             bench.ask(WINDOW)
             for mode in MODES:
@@ -210,14 +239,15 @@ async def benches(directory: Path) -> AsyncIterator[Bench]:
 
 
 def _settings(text: str, directory: Path, mode: str) -> config_settings.Settings:
+    delta, snapshots = MODES[mode]
     for old, new in (
         ("/DIRECTORY", str(directory / "logs")),
         ("/STATE", str(directory / "state")),
         ("calls_per_minute: 60", "calls_per_minute: 12000"),
         ("first_poll: 10s", "first_poll: 1ms"),
         ("max_poll: 30s", "max_poll: 2ms"),
-        ("attempts: 5", f"attempts: 5\n  delta: {mode}"),
-        ("keep_free: 0", "keep_free: 0\n  snapshots: latest"),
+        ("attempts: 5", f"attempts: 5\n  delta: {delta}"),
+        ("keep_free: 0", f"keep_free: 0\n  snapshots: {snapshots}"),
     ):
         assert old in text
         text = text.replace(old, new)
@@ -225,7 +255,7 @@ def _settings(text: str, directory: Path, mode: str) -> config_settings.Settings
 
 
 async def measured() -> list[Row]:
-    """Return the rows: for each growth one with delta and one without."""
+    """Return the rows: for each growth one of each daemon."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("DDSLOGD_BENCH_DIRECTORY")) as directory:
         async with benches(Path(directory)) as bench:
             return [row for grown in GROWTHS for row in await bench.rows(grown)]
@@ -234,18 +264,24 @@ async def measured() -> list[Row]:
 def show(rows: list[Row]) -> None:
     """Print the table."""
     print(f"{NODES} nodes, exports of {WINDOW / 1e6:.0f} MB; a cycle, medians of {RUNS}")
-    print(f"{'new a node':>12} {'delta':>6} {'fetched':>14} {'by new':>8} {'wall':>9} {'CPU':>9}")
+    print(
+        f"{'new a node':>12} {'kept':>6} {'fetched':>14} {'by new':>8} {'written':>14} {'windows read':>12} {'wall':>9}"
+        f" {'CPU':>9}"
+    )
     for row in rows:
         ratio = f"{row.fetched / row.new:.2f}" if row.new else "-"
         print(
-            f"{row.new // NODES:>12,} {row.mode:>6} {row.fetched:>14,.0f} {ratio:>8} {row.wall_s * 1000:>6.0f} ms"
-            f" {row.cpu_s * 1000:>6.0f} ms{'' if row.good else '   more than is promised'}"
+            f"{row.new // NODES:>12,} {row.mode:>6} {row.fetched:>14,.0f} {ratio:>8} {row.written:>14,.0f}"
+            f" {row.windows_read:>12.2f} {row.wall_s * 1000:>6.0f} ms {row.cpu_s * 1000:>6.0f} ms"
+            f"{'' if row.good else '   more than is promised'}"
         )
-    for auto, off in zip(rows[::2], rows[1::2], strict=True):
-        print(
-            f"{auto.new // NODES:>12,} off by auto: bytes {off.fetched / max(1, auto.fetched):,.0f}x,"
-            f" wall {off.wall_s / auto.wall_s:.2f}x, CPU {off.cpu_s / auto.cpu_s:.2f}x"
-        )
+    for off, *others in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        for one in others:
+            print(
+                f"{one.new // NODES:>12,} off by {one.mode}: fetched {off.fetched / max(1, one.fetched):,.0f}x, written"
+                f" {off.written / max(1, one.written):,.0f}x, wall {off.wall_s / one.wall_s:.2f}x,"
+                f" CPU {off.cpu_s / one.cpu_s:.2f}x"
+            )
 
 
 def main() -> int:

@@ -1125,8 +1125,11 @@ def test_streams_and_outcomes_are_the_same_without_delta_and_with_it_whichever_s
                 first, *others = siblings.kept()
                 assert others == [first] * 3
                 all_of_one, all_of_other, latest, none = siblings.snapshots()
-                assert (all_of_other, latest) == (all_of_one, all_of_one[-1:])
-                assert none in ([], latest)  # it stays where the stream does not end with the same bytes
+                assert (all_of_other, latest[-1:]) == (all_of_one, all_of_one[-1:])
+                assert (len(latest) <= 2, set(none) <= set(latest)) == (
+                    True,
+                    True,
+                )  # the newest, and the one compared with
 
     token = os.environ.get("DDSLOGD_TOKEN")
     try:

@@ -46,7 +46,9 @@ class StreamFeed:
             StorageError: The disk or the ledger refuses.
         """
         note = self._result.advances.append
-        return await self._archive.streams.extend(snapshot, part.new, base=base, origin=self._origin(), note=note)
+        return await self._archive.streams.extend(
+            snapshot, part.new, witness=part.witness, base=base, origin=self._origin(), note=note
+        )
 
     async def drop_superseded(self) -> None:
         """Remove the snapshots that nothing needs any more, where something is new."""

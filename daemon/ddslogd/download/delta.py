@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ import structlog
 from ddslogd.model.errors import StorageError
 from ddslogd.storage.gzip_file import MAGIC
 from ddslogd.storage.streams import log_window
-from ddslogd.storage.streams.overlap import longest_end
+from ddslogd.storage.streams.overlap import Witness, longest_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,22 +114,39 @@ class Delta:
             if head.startswith(MAGIC):  # one that grew is another from its first new line on
                 self.reason = "the file is compressed"
                 return
-            files, start = await asyncio.to_thread(_held_from, seed, head, identity.total)
-            if start is None:
+            held = await asyncio.to_thread(_held_from, seed, head, identity.total)
+            if held is None:
                 self.reason = "the file does not begin with the end of the last one"
             elif seed.in_place:
-                await part.lean(identity, files, start=start)
+                await part.lean(identity, held.files, start=held.start, witness=held.witness)
             else:
-                await part.seed(identity, files[0][0], start=start)
+                await part.seed(identity, held.files[0][0], start=held.start)
         except StorageError as exc:  # no loss: the file is fetched whole, and says where the disk refuses that
             log.info("delta.failed", instance=self._instance, reason=str(exc))
 
 
-def _held_from(seed: Seed, head: bytes, total: int) -> tuple[Sequence[tuple[Path, int]], int | None]:
-    """Return the files that hold the last file, and where in them the object begins; None where it does not."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """What is held of an object.
+
+    Attributes:
+        files: Where, with their sizes.
+        start: Where in them the object begins.
+        witness: Of the last file.
+    """
+
+    files: Sequence[tuple[Path, int]]
+    start: int
+    witness: Witness
+
+
+def _held_from(seed: Seed, head: bytes, total: int) -> _Held | None:
     files = seed.locate()
     with log_window.joined(files) as held:
-        return files, longest_end(held, head, most=total)
+        start = longest_end(held, head, most=total)
+        if start is None or held.size < seed.whole_lines:
+            return None
+        return _Held(files=files, start=start, witness=Witness(held, since=held.size - seed.whole_lines))
 
 
 def _is_same(beginning: Beginning, seed: Seed, part: Part) -> bool:

@@ -101,6 +101,7 @@ class Seed:
         locate: Returns where the bytes are, files with their sizes, one behind the other: a published file, or those of
             a stream, which may begin earlier. Blocks; raises StorageError. They may be gone meanwhile.
         in_place: Whether the next file needs no copy of them: the stream stands for it.
+        whole_lines: Bytes of the last file up to its last line end: in place, what is located ends with them.
     """
 
     size: int
@@ -108,6 +109,7 @@ class Seed:
     sha256: str = ""
     locate: Callable[[], Sequence[tuple[Path, int]]]
     in_place: bool = False
+    whole_lines: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ddslogd.storage.gzip_file import Unpacked
     from ddslogd.storage.snapshots.checksums import Checks
     from ddslogd.storage.snapshots.publisher import LogTimes
-    from ddslogd.storage.streams.overlap import Window
+    from ddslogd.storage.streams.overlap import Window, Witness
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,6 +135,7 @@ class Part:
         seeded: Bytes at the beginning that are another file's; 0 for none. Only the MD5 of the whole proves that they
             belong there.
         leans: Whether these were not copied: the part has only what comes behind them.
+        witness: Where it leans on others: has seen them.
         digests: Of the bytes that count, once it is settled.
         identity: What the bytes are a part of.
         tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
@@ -157,6 +158,7 @@ class Part:
         self.received = 0
         self.seeded = 0
         self.leans = False
+        self.witness: Witness | None = None
         self._expected = 0  # bytes in memory that were asked for
         self.identity = Identity()
         self.tail = b""
@@ -215,7 +217,9 @@ class Part:
                 await self._desk.run(self._copy, self._fd, copy, path, start=start, total=total)
             self.identity = identity
 
-    async def lean(self, identity: Identity, files: Sequence[tuple[Path, int]], *, start: int) -> None:
+    async def lean(
+        self, identity: Identity, files: Sequence[tuple[Path, int]], *, start: int, witness: Witness
+    ) -> None:
         """Begin with an object of this identity and with the bytes of other files, from ``start`` on, which stay there.
 
         What comes behind them is kept in memory if it is not much, else in a hidden file that no later transfer takes.
@@ -224,6 +228,7 @@ class Part:
             identity: Its length is known.
             files: With their sizes; one behind the other.
             start: Bytes of them that come before the object.
+            witness: Is shown all that is read.
 
         Raises:
             StorageError: They cannot be read, or as of ``begin``; nothing of it counts.
@@ -231,12 +236,12 @@ class Part:
         if self._begun:
             await self.remove()
         try:
-            await self._desk.run(self._take_in, files, start)
+            await self._desk.run(self._take_in, files, start, witness)
         except BaseException:
             self.digests = Digests(self._desk.checks)
             raise
         self.size = self.seeded = self._begun_back = self.digests.size
-        self.identity, self._begun, self.leans = identity, True, True
+        self.identity, self._begun, self.leans, self.witness = identity, True, True, witness
         new = (identity.total or 0) - self.seeded
         if new <= MOST_NEW and self._desk.has_room_for(new):
             self._expected = new
@@ -480,11 +485,13 @@ class Part:
         os.lseek(fd, offset, os.SEEK_SET)
         self.size = offset
 
-    def _take_in(self, files: Sequence[tuple[Path, int]], start: int) -> None:
+    def _take_in(self, files: Sequence[tuple[Path, int]], start: int, witness: Witness) -> None:
         """Take the checksums of what the part leans on."""
         with log_window.joined(files) as held:
-            for at in range(start, held.size, READ):
-                self.digests.update(held.read(at, READ))
+            for at in range(min(start, witness.since), held.size, READ):
+                piece = held.read(at, READ)
+                witness.read(at, piece)
+                self.digests.update(memoryview(piece)[max(0, start - at) :])
 
     def _copy(self, fd: int, part: Path, path: Path, *, start: int, total: int) -> None:
         is_reserved = _preallocate(fd, total, self._desk.reserve)

@@ -204,6 +204,41 @@ def longest_end(window: Window, head: bytes, *, most: int) -> int | None:
     return next(_places(window, head, since=max(0, window.size - most)), None)
 
 
+class Witness:
+    """The last line with a time in a window, and how often it is there: counted while the window is read anyway.
+
+    Attributes:
+        line: With its end; empty where there is none.
+        since: Where the window begins in what is read.
+        times: How often the line was met.
+        at: Where in what is read it was met last.
+    """
+
+    def __init__(self, window: Window, *, since: int) -> None:
+        """Find the line near the window's end; what is read begins earlier than the window, or with it."""
+        lines = (line for _, line in _lines_back(Behind(window, since), reach=TIMED_REACH))
+        self.line = next((line for line in lines if line_time(line) is not None), b"")
+        self.since = since
+        self.times = 0
+        self.at = 0
+        self._before = b""  # the end of what was read last
+
+    def read(self, start: int, piece: bytes) -> None:
+        """Count in what follows; ``start`` is its place."""
+        if not self.line:
+            return
+        text = self._before + piece
+        first = start - len(self._before)
+        for place in _places(HeldWindow(text), self.line, since=max(0, self.since - first)):
+            self.times, self.at = self.times + 1, first + place
+        self._before = text[len(text) - len(self.line) + 1 :] if len(self.line) > 1 else b""
+
+    def proves(self, start: int, new: Window) -> bool:
+        """Return whether it is once in the window, and once in what begins at a place and has ``new`` behind that."""
+        is_within = self.since <= start <= self.at
+        return self.times == 1 and is_within and new.find(self.line, 0, new.size) < 0
+
+
 def end_of_lines(window: Window) -> int:
     """Return where the last whole line ends; 0 where there is none."""
     return _line_start(window, window.size)

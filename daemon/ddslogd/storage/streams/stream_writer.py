@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from ddslogd.model.snapshot import Snapshot
     from ddslogd.scheduling.clock import Clock
     from ddslogd.storage.ledger.snapshot_records import Ledger
-    from ddslogd.storage.streams.overlap import Window
+    from ddslogd.storage.streams.overlap import Window, Witness
     from ddslogd.storage.streams.stream_appender import Appended
 
 P = ParamSpec("P")
@@ -241,7 +241,14 @@ class Streams:
         if state is None or state.intent is not None or not state.stands_in:
             return None
         locate = partial(self._locate, state, newest.size)
-        return Seed(size=newest.size, md5=newest.md5, sha256=newest.sha256, locate=locate, in_place=True)
+        return Seed(
+            size=newest.size,
+            md5=newest.md5,
+            sha256=newest.sha256,
+            locate=locate,
+            in_place=True,
+            whole_lines=state.delivered,
+        )
 
     def _locate(self, state: StreamState, size: int) -> list[tuple[Path, int]]:
         """Return the files that hold the last bytes of a stream, as many at least, with their sizes; blocks.
@@ -267,6 +274,7 @@ class Streams:
         snapshot: Snapshot,
         new: Window,
         *,
+        witness: Witness | None,
         base: StreamState,
         origin: Origin,
         note: Callable[[Advance], None],
@@ -276,6 +284,7 @@ class Streams:
         Args:
             snapshot: The file, which has no copy of its own.
             new: What is behind.
+            witness: Has seen what the stream has of it.
             base: How far the stream had come when that was found.
             origin: As of ``catch_up``.
             note: Hears what the file brought.
@@ -294,7 +303,7 @@ class Streams:
             if backlog.waiting or state is None or _place_of(state) != _place_of(base):
                 return None
             held = snapshot.size - new.size
-            found = await self._run(self._look_behind, state, snapshot, new, latest=self._latest(origin))
+            found = await self._run(self._look_behind, state, snapshot, new, witness, latest=self._latest(origin))
             if found is None:
                 return None
             intent, tail = found
@@ -314,7 +323,7 @@ class Streams:
             return replace(snapshot, path=after.reference)
 
     def _look_behind(
-        self, state: StreamState, snapshot: Snapshot, new: Window, *, latest: datetime
+        self, state: StreamState, snapshot: Snapshot, new: Window, witness: Witness | None, *, latest: datetime
     ) -> tuple[Intent, bytes] | None:
         """Return what is to be appended of a file that the stream has the beginning of, and what is behind; blocks.
 
@@ -323,12 +332,8 @@ class Streams:
         end, held = end_of_lines(new), snapshot.size - new.size
         if new.size - end > MOST_TAIL:
             return None
-        with self._delivered(state) as delivered:
-            if delivered is None:
-                return None
-            export = log_window.Joined([Behind(delivered, delivered.size - held), new])
-            found = continuation(delivered, export, complete=state.complete)
-        if not isinstance(found, Continuation) or (found.start, found.changed, found.older) != (held, 0, False):
+        shift = state.delivered - held
+        if not (witness and witness.proves(witness.since + shift, new)) and not self._is_continued(state, held, new):
             return None
         path, base = self._target(state, end)
         intent = Intent(
@@ -340,9 +345,18 @@ class Streams:
             updated_at=snapshot.file.updated_at,
             first_at=first_time(new, 0, end, until=latest),
             last_at=last_time(new, 0, end, until=latest),
-            complete=state.complete and found.shift == 0,
+            complete=state.complete and shift == 0,
         )
         return intent, new.read(end, new.size - end)
+
+    def _is_continued(self, state: StreamState, held: int, new: Window) -> bool:
+        """Return whether a file that begins with as many of a stream's last bytes continues it right behind them."""
+        with self._delivered(state) as delivered:
+            if delivered is None or held > delivered.size:
+                return False
+            export = log_window.Joined([Behind(delivered, delivered.size - held), new])
+            found = continuation(delivered, export, complete=state.complete)
+        return isinstance(found, Continuation) and (found.start, found.changed, found.older) == (held, 0, False)
 
     async def stand_in(self, series: str) -> None:
         """Let a stream stand for the snapshot that it is compared with, where it ends with the same bytes.
