@@ -132,7 +132,7 @@ class Scenario:
         kinds: The kinds of trouble.
         seconds: How long there is trouble; after it comes the calm.
         rotate: Bytes of a stream's file.
-        snapshots: ``all`` or ``latest``.
+        snapshots: ``all``, ``latest`` or ``none``.
     """
 
     seed: int
@@ -174,7 +174,7 @@ def scenario(seed: int, options: Options) -> Scenario:
         kinds=kinds,
         seconds=options.seconds,
         rotate=random.choice((40_000, 80_000, 300_000, 100_000_000)),
-        snapshots=random.choice(("all", "latest")),
+        snapshots=random.choice(("all", "latest", "none")),
         delta=random.choice(("auto", "auto", "off")),
         adapt=random.choice((True, False)),
         instances=tuple(_instance(seed, name, kinds, small=options.small) for name in names),
