@@ -246,8 +246,12 @@ class Part:
         if new <= MOST_NEW and self._desk.has_room_for(new):
             self._expected = new
             self._desk.hold(new)
-        else:
+            return
+        try:
             await self._create(Identity())
+        except BaseException:
+            await self.remove()
+            raise
 
     @property
     def new(self) -> Window:

@@ -231,7 +231,7 @@ class Witness:
         first = start - len(self._before)
         for place in _places(HeldWindow(text), self.line, since=max(0, self.since - first)):
             self.times, self.at = self.times + 1, first + place
-        self._before = text[len(text) - len(self.line) + 1 :] if len(self.line) > 1 else b""
+        self._before = text[max(0, len(text) - len(self.line) + 1) :]
 
     def proves(self, start: int, new: Window) -> bool:
         """Return whether it is once in the window, and once in what begins at a place and has ``new`` behind that."""
