@@ -1,7 +1,7 @@
 """Work for one thread, done in groups: whatever waits when the thread is free is its next group.
 
-Nobody waits for a group to fill, and under load what costs the same for one as for many (a transaction, a journal
-commit, the way to a thread and back) is paid once a group.
+Nobody waits for a group to fill, but for who else comes in the same turn of the loop. What costs the same for one as
+for many (a transaction, a journal commit, the way to a thread and back) is paid once a group.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Grouped(Generic[T, R]):
 
         An item whose future is cancelled before its group begins is left out.
         """
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        if not self._busy and not self._waiting:
+            loop.call_soon(self._begin)
         self._waiting.append((item, future))
-        if not self._busy:
-            self._begin()
         return future
 
     def _begin(self) -> None:
         """Hand in the next group; one that no thread takes hears so, and those behind it are not kept waiting."""
-        self._busy = False
         while not self._busy and (group := self._next()):
             items, futures = [item for item, _ in group], [future for _, future in group]
             try:
@@ -72,6 +72,7 @@ class Grouped(Generic[T, R]):
         return group
 
     def _end(self, futures: Sequence[asyncio.Future[R]], job: asyncio.Future[Sequence[R | Exception]]) -> None:
+        self._busy = False
         error = asyncio.CancelledError() if job.cancelled() else job.exception()
         results = job.result() if error is None else [error] * len(futures)
         for future, result in zip(futures, results, strict=True):
