@@ -88,11 +88,10 @@ class Directories:
 
     def _vouch(self, root: Path, path: Path) -> None:
         """Record a directory and those above it, up to the root, unless that was done before."""
-        for one in (path, *path.parents):
-            if str(one) in self._vouched or not one.is_relative_to(root):
-                return  # with all above it
-            self._vouched.add(str(one))
-            self._note([one])
+        while str(path) not in self._vouched and path.is_relative_to(root):  # else with all above it
+            self._vouched.add(str(path))
+            self._note([path])
+            path = path.parent
 
     def _forget(self, directory: Path, number: int | None) -> None:
         with self._lock:

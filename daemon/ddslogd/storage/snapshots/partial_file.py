@@ -290,9 +290,9 @@ class Part:
 
     def _hold(self, chunks: Sequence[bytes], size: int) -> None:
         """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
-        for chunk in chunks:
-            self.digests.update(chunk)
-        self._held += tuple(chunks)
+        piece = b"".join(chunks)  # one, for each checksum hands Python's lock over
+        self.digests.update(piece)
+        self._held += (piece,)
         self.size += size
         self.received += size
         self._desk.hold(size)
@@ -347,6 +347,8 @@ class Part:
 
     async def remove(self) -> None:
         """Throw away what is there."""
+        if not self._begun:
+            return
         self._release()
         self.size, self.seeded, self.tail, self.identity, self._begun = 0, 0, b"", Identity(), False
         self.digests, self._begun_back, self._reserved = Digests(self._desk.checks), 0, 0
@@ -399,6 +401,7 @@ class Part:
             return await self._desk.publisher.publish(whole)
         finally:
             self._release()
+            self._begun = False  # nothing is left to be thrown away
 
     def _make(self, path: Path) -> None:
         self._desk.directories.make(self._root, path.parent, seen=set())  # each time: somebody may have tidied up
