@@ -136,8 +136,9 @@ class Cycle:
         by_name: bool = True,
     ) -> RunningExport:
         def hand_on(link: Link) -> None:
-            self._running[paths.series(paths.key(link.file))] += 1
-            work = self._settle(link, export)
+            series = paths.series(paths.key(link.file))
+            self._running[series] += 1
+            work = self._settle(link, export, series)
             try:
                 group.create_task(work, name=f"{self._instance.name}/{link.file.node}")
             except RuntimeError:  # the cycle is being cancelled, and takes no more tasks
@@ -162,15 +163,14 @@ class Cycle:
         self._result.exports.append((kind, asked(instance), export))
         return export
 
-    async def _settle(self, link: Link, export: RunningExport) -> None:
+    async def _settle(self, link: Link, export: RunningExport, series: str) -> None:
         collection = FileCollection(
-            link, export, context=self._context, standings=self._standings, one_by_one=self._one_by_one
+            link, export, context=self._context, standings=self._standings, one_by_one=self._one_by_one[series]
         )
         outcome = await collection.run()
         export.ended(link.file)
         self._result.note(outcome)
         self._context.progress.ended(link.file, outcome)
-        series = paths.series(paths.key(link.file))
         self._running[series] -= 1
         if not self._running[series]:  # else the newer of two files could come before the older
             await self._catch_up(series)

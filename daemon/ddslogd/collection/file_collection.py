@@ -20,7 +20,6 @@ from ddslogd.storage.streams.log_time import AHEAD
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
 
     from ddslogd.collection.context import CycleContext
     from ddslogd.collection.node_standings import NodeStandings
@@ -44,7 +43,7 @@ class FileCollection:
         *,
         context: CycleContext,
         standings: NodeStandings,
-        one_by_one: Mapping[str, asyncio.Lock],
+        one_by_one: asyncio.Lock,
     ) -> None:
         """Prepare; the journey begins now.
 
@@ -53,7 +52,8 @@ class FileCollection:
             export: Renews the link.
             context: Of the cycle.
             standings: Hears what the file says of its node.
-            one_by_one: By series: held while a file is compared with those that are published, until it is entered.
+            one_by_one: Of the file's series: held while it is compared with those that are published, until it is
+                entered.
         """
         self._link = link
         self._export = export
@@ -62,6 +62,7 @@ class FileCollection:
         self._standings = standings
         self._one_by_one = one_by_one
         self._file = link.file  # with another time where its bytes changed, see _as_of_now
+        self._key = paths.key(self._file)
         self._received = 0
         self._began_at = context.now()
 
@@ -89,7 +90,7 @@ class FileCollection:
 
     async def _bring(self) -> Outcome:
         file = self._link.file
-        known = await self._archive.ledger.known(paths.key(file))
+        known = await self._archive.ledger.known(self._key)
         newest = known.newest
         if known.held:
             held = await self._held()
@@ -97,6 +98,7 @@ class FileCollection:
             if held is None or same is not False:
                 return Unchanged(file=file) if same else Superseded(file=file)
             self._file, newest = self._as_of_now(held.newest), held.newest
+            self._key = paths.key(self._file)
         seed = self._seed(newest)
         async with self._archive.store.part(self._file) as part:
             try:
@@ -115,7 +117,7 @@ class FileCollection:
         age = self._context.account.api.now() - self._link.file.updated_at
         if -timedelta(seconds=SLACK) <= age < self._context.settings.export.fresh_for:
             return None
-        return await self._archive.ledger.held(paths.key(self._link.file))
+        return await self._archive.ledger.held(self._key)
 
     async def _is_same(self, held: HeldFiles) -> bool | None:
         """Return whether the object is still what is on disk; None where a newer one takes its place.
@@ -162,7 +164,7 @@ class FileCollection:
                 return Unchanged(file=link.file, fetched=part.received)
             # It is not next to it any more, or is gone: then it takes a copy of its own.
             fetched = await downloader.fetch(link, part, renew=renew)
-        async with self._one_by_one[paths.series(paths.key(self._file))]:
+        async with self._one_by_one:
             return await self._keep(part, fetched)
 
     async def _keep(self, part: Part, fetched: Fetched | None) -> Outcome:
@@ -193,11 +195,10 @@ class FileCollection:
         return Stored(snapshot=snapshot, fetched=part.received)
 
     def _snapshot(self, part: Part, fetched: Fetched) -> Snapshot:
-        key = paths.key(self._file)
         return Snapshot(
             file=self._file,
-            key=key,
-            path=key,
+            key=self._key,
+            path=self._key,
             size=part.size,
             md5=part.digests.md5,
             sha256=part.digests.sha256,
