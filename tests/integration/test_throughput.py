@@ -149,6 +149,16 @@ async def test_an_answer_whose_head_dribbles_is_given_up(bed: Bed) -> None:
     assert report.failures[0].reason == "the object store broke off: time-out"
 
 
+async def test_a_body_may_take_longer_than_its_head(bed: Bed) -> None:
+    bed.set("stall_timeout: 60s", "stall_timeout: 400ms\n  connect_timeout: 100ms")
+    bed.sandbox.write("solo_single_node_1", LOG)
+    bed.sandbox.faults.paces = [len(LOG) / 0.8]
+
+    await bed.collect()
+
+    assert (bed.contents(), bed.sandbox.calls["object"]) == ([LOG], 1)
+
+
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 

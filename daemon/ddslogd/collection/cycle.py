@@ -142,8 +142,9 @@ class Cycle:
         by_name: bool = True,
     ) -> RunningExport:
         def hand_on(link: Link) -> None:
-            self._running[paths.series(paths.key(link.file))] += 1
-            work = self._settle(link, export)
+            series = paths.series(paths.key(link.file))
+            self._running[series] += 1
+            work = self._settle(link, export, series)
             try:
                 group.create_task(work, name=f"{self._instance.name}/{link.file.node}")
             except RuntimeError:  # the cycle is being cancelled, and takes no more tasks
@@ -168,7 +169,7 @@ class Cycle:
         self._result.exports.append((kind, asked(instance), export))
         return export
 
-    async def _settle(self, link: Link, export: RunningExport) -> None:
+    async def _settle(self, link: Link, export: RunningExport, series: str) -> None:
         collection = FileCollection(
             link,
             export,
@@ -176,7 +177,7 @@ class Cycle:
             standings=self._standings,
             known_files=self._known_files,
             feed=self._feed,
-            one_by_one=self._one_by_one,
+            one_by_one=self._one_by_one[series],
         )
         outcome = await collection.run()
         export.ended(link.file)

@@ -20,7 +20,6 @@ from ddslogd.storage.streams.log_time import AHEAD
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
 
     from ddslogd.collection.context import CycleContext
     from ddslogd.collection.known_files import KnownFiles
@@ -49,7 +48,7 @@ class FileCollection:
         standings: NodeStandings,
         known_files: KnownFiles,
         feed: StreamFeed,
-        one_by_one: Mapping[str, asyncio.Lock],
+        one_by_one: asyncio.Lock,
     ) -> None:
         """Prepare; the journey begins now.
 
@@ -60,7 +59,8 @@ class FileCollection:
             standings: Hears what the file says of its node.
             known_files: Of the instance.
             feed: Lets streams take what has no copy of its own.
-            one_by_one: By series: held while a file is compared with those that are published, until it is entered.
+            one_by_one: Of the file's series: held while it is compared with those that are published, until it is
+                entered.
         """
         self._link = link
         self._export = export
@@ -72,6 +72,7 @@ class FileCollection:
         self._stream: StreamState | None = None  # that the file may lean on
         self._one_by_one = one_by_one
         self._file = link.file  # with another time where its bytes changed, see _as_of_now
+        self._key = paths.key(self._file)
         self._received = 0
         self._began_at = context.now()
 
@@ -107,6 +108,7 @@ class FileCollection:
             if held is None or same is not False:
                 return Unchanged(file=file) if same else Superseded(file=file)
             self._file, newest = self._as_of_now(held.newest), held.newest
+            self._key = paths.key(self._file)
         seed = await self._seed(newest)
         async with self._archive.store.part(self._file) as part:
             try:
@@ -125,7 +127,7 @@ class FileCollection:
         age = self._context.account.api.now() - self._link.file.updated_at
         if -timedelta(seconds=SLACK) <= age < self._context.settings.export.fresh_for:
             return None
-        return await self._archive.ledger.held(paths.key(self._link.file))
+        return await self._archive.ledger.held(self._key)
 
     async def _is_same(self, held: HeldFiles) -> bool | None:
         """Return whether the object is still what is on disk; None where a newer one takes its place.
@@ -179,7 +181,7 @@ class FileCollection:
                 return unchanged
             # It is not next to it any more, or is gone: then it takes a copy of its own.
             fetched = await downloader.fetch(link, part, renew=renew)
-        async with self._one_by_one[paths.series(paths.key(self._file))]:
+        async with self._one_by_one:
             if fetched is not None and part.leans:
                 extended = await self._extend(self._snapshot(part, fetched), part)
                 if extended is not None:
@@ -224,11 +226,10 @@ class FileCollection:
         return Stored(snapshot=snapshot, fetched=part.received)
 
     def _snapshot(self, part: Part, fetched: Fetched) -> Snapshot:
-        key = paths.key(self._file)
         return Snapshot(
             file=self._file,
-            key=key,
-            path=key,
+            key=self._key,
+            path=self._key,
             size=part.size,
             md5=part.digests.md5,
             sha256=part.digests.sha256,

@@ -8,7 +8,7 @@ Where an older file of the node is held, its first bytes are asked for before an
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -228,7 +228,7 @@ class Downloader:
             del self._stores[self._server_of(link)]
 
     def _server_of(self, link: Link) -> str:
-        return URL(link.url, encoded=True).authority
+        return link.url.split("/", 3)[2]  # it was judged to be a URL; to parse it takes twenty times as long
 
     def _store_of(self, link: Link) -> Skew:
         server = self._server_of(link)
@@ -365,11 +365,11 @@ class Downloader:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         effort.requests += 1
         try:
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout(self._answer_s):  # a header that dribbles would hold the slot for hours
-                    response = await stack.enter_async_context(
-                        self._session.get(URL(link.url, encoded=True), headers=headers, allow_redirects=False)
-                    )
+            async with (
+                asyncio.timeout(self._answer_s) as limit,  # a header that dribbles would hold the slot for hours
+                self._session.get(URL(link.url, encoded=True), headers=headers, allow_redirects=False) as response,
+            ):
+                limit.reschedule(None)  # the body may take its time
                 self._observe(link, response.headers)
                 effort.request_id = error_codes.request_id_of(response.headers)
                 yield response

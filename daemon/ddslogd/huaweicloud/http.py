@@ -334,8 +334,8 @@ def new_session(
 ) -> aiohttp.ClientSession:
     """Open a session: no cookies, nothing from the environment, no body decompressed, one pool of connections.
 
-    Who finds all connections taken waits for one, without a limit of time. ``resolver`` looks names up; None for the
-    host's own.
+    Who finds all connections taken waits for one, without a limit of time; with ``most_connections`` 0 nobody does.
+    ``resolver`` looks names up; None for the host's own.
 
     Raises:
         ConfigError: The file of trusted certificates cannot be used.
@@ -352,7 +352,7 @@ def new_session(
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=proxy,
-        trace_configs=[_tracing()],
+        trace_configs=[_tracing()] if most_connections else [],
         max_field_size=response_limits.MAX_HEADER,
         trust_env=False,
         auto_decompress=False,

@@ -42,8 +42,10 @@ def read_text(value: object) -> str:
 
 def one_line(text: str, limit: int) -> str:
     """Make one line of foreign text: bounded, and with nothing in it that a terminal or a log would obey."""
-    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
-    return " ".join(printable.split())[:limit]
+    first = text[: 4 * limit]
+    if not first.isprintable():
+        first = "".join(char if char.isprintable() else " " for char in first)
+    return " ".join(first.split())[:limit]
 
 
 def stripped(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Work for a thread or a few, done in groups: whatever waits when one of them is free is its next group.
 
-Nobody waits for a group to fill, and under load what costs the same for one as for many (a transaction, a journal
-commit, the way to a thread and back) is paid once a group.
+Nobody waits for a group to fill, but for who else comes in the same turn of the loop. What costs the same for one as
+for many (a transaction, a journal commit, the way to a thread and back) is paid once a group.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ class Grouped(Generic[T, R]):
 
         An item whose future is cancelled before its group begins is left out.
         """
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        if self._running < self._at_once and not self._waiting:
+            loop.call_soon(self._begin)
         self._waiting[future] = item
-        self._begin()
         return future
 
     def withdraw(self, future: asyncio.Future[R]) -> bool:
@@ -63,7 +65,7 @@ class Grouped(Generic[T, R]):
 
     def _begin(self) -> None:
         """Hand in the next groups; one that no thread takes hears so, and those behind it are not kept waiting."""
-        while self._running < self._at_once and (group := self._next()):
+        while (free := self._at_once - self._running) and (group := self._next(-(-len(self._waiting) // free))):
             items, futures = [item for item, _ in group], [future for _, future in group]
             try:
                 job = asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
@@ -74,9 +76,9 @@ class Grouped(Generic[T, R]):
                 self._running += 1
                 job.add_done_callback(partial(self._end, futures))
 
-    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+    def _next(self, share: int) -> list[tuple[T, asyncio.Future[R]]]:
         group: list[tuple[T, asyncio.Future[R]]] = []
-        while self._waiting and len(group) < self._most:
+        while self._waiting and len(group) < min(share, self._most):
             future = next(iter(self._waiting))
             item = self._waiting.pop(future)
             if not future.done():

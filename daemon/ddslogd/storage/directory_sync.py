@@ -89,11 +89,10 @@ class Directories:
 
     def _vouch(self, root: Path, path: Path) -> None:
         """Record a directory and those above it, up to the root, unless that was done before."""
-        one = path
-        while str(one) not in self._vouched and one.is_relative_to(root):  # else those above it were, too
-            self._vouched.add(str(one))
-            self._note([one])
-            one = one.parent
+        while str(path) not in self._vouched and path.is_relative_to(root):  # else with all above it
+            self._vouched.add(str(path))
+            self._note([path])
+            path = path.parent
 
     def _forget(self, directory: Path, number: int | None) -> None:
         with self._lock:

@@ -150,10 +150,11 @@ def make_directories(root: Path, path: Path, *, seen: set[str]) -> set[Path]:
     """
     new = set()
     directory = str(root)
-    for name in path.parts[len(root.parts) :]:  # text, not paths: this is done for each file
-        parent, directory = directory, f"{directory}/{name}"
+    names = path.parts[len(root.parts) :]
+    for above, name in zip(range(len(names))[::-1], names, strict=True):
+        directory = f"{directory}/{name}"  # text, not a path: this is done for each file
         if directory not in seen and _make_directory(directory):
-            new.add(Path(parent))
+            new.add(path.parents[above])
         seen.add(directory)
     return new
 

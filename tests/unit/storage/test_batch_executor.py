@@ -44,38 +44,52 @@ def grouped(work: Work) -> Iterator[Grouped[int, int]]:
 
 
 async def handed_in(grouped: Grouped[int, int], *numbers: int) -> list[asyncio.Task[int]]:
+    """Hand in numbers in one turn of the loop; return once a thread that is free has them."""
+
     async def item(number: int) -> int:
         return await grouped(number)
 
     tasks = [asyncio.create_task(item(number)) for number in numbers]
-    await asyncio.sleep(0)
+    for _ in range(2):
+        await asyncio.sleep(0)
     return tasks
 
 
 async def test_two_threads_have_a_group_each_and_what_waits_is_the_next(work: Work) -> None:
     threads = ThreadPoolExecutor(2)
-    grouped = Grouped(work, thread=threads, most=4, at_once=2)
+    grouped = Grouped(work, thread=threads, most=2, at_once=2)
 
-    tasks = await handed_in(grouped, 1, 2, 3, 4)
+    tasks = await handed_in(grouped, 1, 2, 3, 4, 5)
     while len(work.groups) < 2:  # they wait in the threads
         await asyncio.sleep(0)
     work.go.set()
 
-    assert (await asyncio.gather(*tasks), sorted(work.groups)) == ([2, 4, 6, 8], [[1], [2], [3, 4]])
+    assert (await asyncio.gather(*tasks), sorted(work.groups)) == ([2, 4, 6, 8, 10], [[1, 2], [3, 4], [5]])
     threads.shutdown()
 
 
 async def test_what_is_withdrawn_in_time_is_never_done(grouped: Grouped[int, int], work: Work) -> None:
-    first, second = grouped(1), grouped(2)
+    (first,) = await handed_in(grouped, 1)
+    second = grouped(2)
+    while not work.groups:
+        await asyncio.sleep(0)
 
-    withdrawn = (grouped.withdraw(first), grouped.withdraw(second))
+    withdrawn = grouped.withdraw(second)
     work.go.set()
 
-    assert (withdrawn, await first, second.cancelled(), work.groups) == ((False, True), 2, True, [[1]])
+    assert (withdrawn, await first, second.cancelled(), work.groups) == (True, 2, True, [[1]])
+
+
+async def test_what_comes_in_one_turn_of_the_loop_is_one_group(grouped: Grouped[int, int], work: Work) -> None:
+    tasks = await handed_in(grouped, 1, 2, 3)
+    work.go.set()
+
+    assert (await asyncio.gather(*tasks), work.groups) == ([2, 4, 6], [[1, 2, 3]])
 
 
 async def test_what_waits_when_the_thread_is_free_is_one_group(grouped: Grouped[int, int], work: Work) -> None:
-    tasks = await handed_in(grouped, 1, 2, 3)
+    first = await handed_in(grouped, 1)
+    tasks = first + await handed_in(grouped, 2) + await handed_in(grouped, 3)
     work.go.set()
 
     assert (await asyncio.gather(*tasks), work.groups) == ([2, 4, 6], [[1], [2, 3]])
@@ -86,7 +100,7 @@ async def test_a_group_has_no_more_than_the_most(grouped: Grouped[int, int], wor
     work.go.set()
     await asyncio.gather(*tasks)
 
-    assert work.groups == [[0], [1, 2, 3, 4], [5, 6]]
+    assert work.groups == [[0, 1, 2, 3], [4, 5, 6]]
 
 
 async def test_an_error_is_that_of_its_item_alone(grouped: Grouped[int, int], work: Work) -> None:
@@ -98,7 +112,7 @@ async def test_an_error_is_that_of_its_item_alone(grouped: Grouped[int, int], wo
 
 
 async def test_work_that_fails_fails_its_whole_group_and_no_other(grouped: Grouped[int, int], work: Work) -> None:
-    tasks = await handed_in(grouped, 1, 13, 2)
+    tasks = await handed_in(grouped, 1) + await handed_in(grouped, 13, 2)
     work.go.set()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
     after = await grouped(5)
@@ -125,7 +139,8 @@ async def test_what_no_thread_takes_hears_so_and_keeps_nobody_waiting(
 
 
 async def test_what_is_cancelled_before_its_group_is_left_out(grouped: Grouped[int, int], work: Work) -> None:
-    first, second, third = await handed_in(grouped, 1, 2, 3)
+    (first,) = await handed_in(grouped, 1)
+    second, third = await handed_in(grouped, 2, 3)
     second.cancel()
     await asyncio.wait([second])
     work.go.set()

@@ -354,19 +354,16 @@ class Part:
 
     async def _hold(self, chunks: Sequence[bytes], size: int) -> None:
         """Keep all of a small file. What comes beyond its end is counted too, so that it does not pass for whole."""
+        piece = b"".join(chunks)  # one, for each checksum hands Python's lock over
         if size > SMALL:
-            await self._desk.run(self._digest, chunks)
+            await self._desk.run(self.digests.update, piece)
         else:
-            self._digest(chunks)
-        self._held += tuple(chunks)
+            self.digests.update(piece)
+        self._held += (piece,)
         self.size += size
         self.received += size
         if not self.leans:
             self._desk.hold(size)
-
-    def _digest(self, chunks: Sequence[bytes]) -> None:
-        for chunk in chunks:
-            self.digests.update(chunk)
 
     def _release(self) -> None:
         self._desk.hold(-(self._expected if self.leans else sum(map(len, self._held))))
@@ -418,6 +415,8 @@ class Part:
 
     async def remove(self) -> None:
         """Throw away what is there."""
+        if not self._begun:
+            return
         self._release()
         self.size, self.seeded, self.tail, self.identity, self._begun = 0, 0, b"", Identity(), False
         self.leans = False
@@ -471,6 +470,7 @@ class Part:
             return await self._desk.publisher.publish(whole)
         finally:
             self._release()
+            self._begun = False  # nothing is left to be thrown away
 
     def _make(self, path: Path) -> None:
         self._desk.directories.make(self._root, path.parent, seen=set())  # each time: somebody may have tidied up

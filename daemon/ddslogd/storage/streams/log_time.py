@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REACH = 1024 * 1024  # bytes from the range's beginning, or from its end, in which a time is looked for
 READ = 32 * 1024  # bytes: dozens of lines, of which the first or the last mostly has one
-SMALLEST = 2 * 1024  # bytes: a few lines
+SMALLEST = 512  # bytes: a line or two
 BEGINNING = 128  # bytes of a line, in which its time stands
 
 OLDEST = datetime(1990, 1, 1, tzinfo=UTC)

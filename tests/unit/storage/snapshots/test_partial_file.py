@@ -145,6 +145,17 @@ async def test_a_part_that_somebody_cut_short_does_not_get_its_name(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_part_is_published_once(part: Part, tmp_path: Path) -> None:
+    for batch in LARGE:
+        await part.append([batch])
+    await part.publish()
+    await part.remove()
+
+    with pytest.raises(ValueError, match="after begin"):
+        await part.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.20260102T030405.678Z.log"]
+
+
 async def test_what_somebody_cut_off_a_part_is_not_made_up_for_by_zeroes(
     part: Part, desk: Desk, tmp_path: Path
 ) -> None:
