@@ -85,8 +85,9 @@ class KnownFiles:
 
     async def _of(self, series: str) -> InstanceRecords | None:
         """Return what was known when the cycle began; None where a series is another one since."""
-        async with self._one:
-            if self._records is None:
-                self._records = await instance_records(self._ledger, self._instance)
+        if self._records is None:
+            async with self._one:
+                if self._records is None:
+                    self._records = await instance_records(self._ledger, self._instance)
         is_other = series in self._changed or self._records.generation != self._ledger.generation
         return None if is_other else self._records

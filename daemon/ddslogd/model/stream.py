@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime  # noqa: TC003  # pydantic reads the annotations, see ledger/stream_records.py
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddslogd.model.instance import LogKind  # noqa: TC001  # the same
 
@@ -136,7 +136,16 @@ class StreamState:
             tail: What is behind the lines, where no file has them.
         """
         began = intent.base == 0 and intent.size > 0
-        state = replace(
+        compared: dict[str, Any] = {}  # what the next one is compared with
+        if not intent.older:
+            compared = {
+                "reference": intent.lines.path or intent.path,
+                "tail": tail,
+                "reference_at": intent.updated_at,
+                "delivered": intent.delivered,
+                "complete": intent.complete,
+            }
+        return replace(
             self,
             path=intent.path if intent.size else self.path,
             size=intent.base + intent.size if intent.size else self.size,
@@ -146,16 +155,7 @@ class StreamState:
             last_at=intent.last_at if began else intent.last_at or self.last_at,
             delivered_at=intent.last_at or self.delivered_at,
             intent=None,
-        )
-        if intent.older:
-            return state
-        return replace(
-            state,
-            reference=intent.lines.path or intent.path,
-            tail=tail,
-            reference_at=intent.updated_at,
-            delivered=intent.delivered,
-            complete=intent.complete,
+            **compared,
         )
 
 
