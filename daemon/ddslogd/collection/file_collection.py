@@ -162,7 +162,7 @@ class FileCollection:
         settings = self._context.settings
         if newest is None or settings.download.delta == "off" or settings.download.verify != "md5":
             return None  # where no MD5 is taken of what comes now, nothing else would prove it
-        if settings.stream.enabled and settings.storage.snapshots == "none":
+        if settings.kept_snapshots == "none":
             self._stream = await self._known_files.stream(self._file)
             seed = self._archive.streams.seed(newest, self._stream)
             if seed is not None:

@@ -564,6 +564,11 @@ class Settings(Section):
     instances: tuple[Entry, ...] = Field(min_length=1)
     """The instances whose logs are collected: each named, or found by what they are like."""
 
+    @property
+    def kept_snapshots(self) -> Literal["all", "latest", "none"]:
+        """Return which snapshots stay: without streams all of them."""
+        return self.storage.snapshots if self.stream.enabled else "all"
+
     def fleet(self) -> tuple[Instance, ...]:
         """Return the instances that are named, with every default applied, in the order of the file."""
         return self.named

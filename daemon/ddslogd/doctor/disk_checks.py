@@ -40,7 +40,7 @@ def housed(settings: Settings, who: Who, now: datetime) -> Iterator[CheckResult]
     """
     storage = settings.storage
     yield from directories(storage, who)
-    yield from _room(storage, who, now)
+    yield from _room(settings, who, now)
     yield _running(storage)
     yield _ledger(storage.state)
     if settings.stream.enabled:
@@ -93,7 +93,8 @@ def _to_be_made(setting: str, path: Path, who: Who, *, mode: int) -> CheckResult
     return ok(AREA, f"{setting}: there is no {path} yet; the daemon makes it in {parent}")
 
 
-def _room(storage: Storage, who: Who, now: datetime) -> Iterator[CheckResult]:
+def _room(settings: Settings, who: Who, now: datetime) -> Iterator[CheckResult]:
+    storage = settings.storage
     there = file_access.nearest(storage.directory)
     if there != storage.directory and (not there.is_dir() or file_access.barrier(there, who, 3)):
         return  # it cannot be made there, as was said: what is free there is nobody's concern
@@ -113,7 +114,7 @@ def _room(storage: Storage, who: Who, now: datetime) -> Iterator[CheckResult]:
     else:
         yield ok(AREA, text)
     yield _inodes(room)
-    yield _outlook(storage, room, now)
+    yield _outlook(settings, room, now)
 
 
 def _inodes(room: Room) -> CheckResult:
@@ -127,14 +128,16 @@ def _inodes(room: Room) -> CheckResult:
     return ok(AREA, text)
 
 
-def _outlook(storage: Storage, room: Room, now: datetime) -> CheckResult:
+def _outlook(settings: Settings, room: Room, now: datetime) -> CheckResult:
     """Reckon what there will be once retention removes as much as comes."""
+    storage = settings.storage
     try:
         growth = reports.growth(storage.state, now)
     except (ConfigError, StorageError):
         return ok(AREA, "what will come cannot be reckoned before a day of cycles: up to 40 MB a node and cycle")
     snapshots = growth.held_snapshots
-    if storage.snapshots == "all":
+    all_stay = settings.kept_snapshots == "all"
+    if all_stay:
         snapshots = _held(growth.snapshots, storage.keep.limits(storage.keep.snapshots), snapshots)
     streams = _held(growth.streams, storage.keep.limits(storage.keep.streams), growth.held_streams)
     more = snapshots + streams - growth.held_snapshots - growth.held_streams
@@ -142,7 +145,8 @@ def _outlook(storage: Storage, room: Room, now: datetime) -> CheckResult:
     text = f"at the pace of the last week storage.keep will hold {will_hold}, {spelled_size(more)} more"
     if more > room.free - storage.keep_free:
         what = f"{text}, which there is no room for: old files will go sooner"
-        return warn(AREA, what, "more disk, or lower storage.keep, or storage.snapshots: latest")
+        hint = ", or storage.snapshots: latest" if all_stay and settings.stream.enabled else ""
+        return warn(AREA, what, f"more disk, or lower storage.keep{hint}")
     return ok(AREA, text)
 
 

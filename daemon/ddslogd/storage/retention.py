@@ -106,8 +106,8 @@ class Retention:
         Raises:
             StorageError: The disk or the ledger refuses.
         """
-        kept = self._storage.snapshots
-        if kept == "all" or not self._streamed:
+        kept = self._settings.current.kept_snapshots
+        if kept == "all":
             return
         ages, directory = Ages(now=self._clock.now()), f"{paths.SNAPSHOTS}/{paths.segment(instance)}"
 
