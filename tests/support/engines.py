@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
+    from ddslogd.model.cluster import Member
     from ddslogd.model.instance import Instance
 
 
@@ -19,6 +20,7 @@ class DealtEngine:
 
     def __init__(self, *dealt: Instance) -> None:
         self._dealt = {instance.id for instance in dealt}
+        self._withdrawn: set[str] = set()
         self._fleet: frozenset[str] = frozenset()
         self._listener: Callable[[OwnershipChange], None] = lambda _: None
         self.epoch = Epoch(number=1)
@@ -28,7 +30,7 @@ class DealtEngine:
         self._fleet = frozenset(instance.id for instance in fleet)
 
     def owned(self) -> frozenset[str]:
-        return self._fleet & self._dealt
+        return (self._fleet & self._dealt) - self._withdrawn
 
     def listen(self, listener: Callable[[OwnershipChange], None]) -> None:
         self._listener = listener
@@ -41,11 +43,19 @@ class DealtEngine:
     async def commit(self, instance: Instance, epoch: Epoch, *, run: datetime) -> None:
         self.committed.append((instance.name, epoch, run))
 
+    def members(self) -> tuple[Member, ...]:
+        return ()
+
     async def stop(self) -> None:
         pass
 
+    def withdraw(self, instance: Instance) -> None:
+        """Take an instance away, and say so later: by ``lose``."""
+        self._withdrawn.add(instance.id)
+
     def gain(self, instance: Instance, *, last_run: datetime | None = None) -> None:
         self._dealt.add(instance.id)
+        self._withdrawn.discard(instance.id)
         self.epoch = Epoch(number=self.epoch.number + 1)
         self._listener(OwnershipChange(gained={instance.id: last_run}))
 

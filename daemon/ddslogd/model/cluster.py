@@ -1,4 +1,4 @@
-"""Collectors that share a fleet: which instances one of them owns."""
+"""Collectors that share a fleet: who they are, and which instances one of them owns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -31,3 +31,26 @@ class OwnershipChange:
 
     gained: Mapping[str, datetime | None] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A collector that shares the fleet.
+
+    Attributes:
+        name: Unique among those that live.
+        version: Of ddslogd.
+        address: Of its page.
+        weight: Its share of the instances, by those of the others.
+        draining: Whether it hands over what it owns.
+        age: Since it last said that it lives, by PostgreSQL's clock.
+        instances: So many it owns.
+    """
+
+    name: str
+    version: str
+    address: str
+    weight: int = 1
+    draining: bool = False
+    age: timedelta
+    instances: int = 0

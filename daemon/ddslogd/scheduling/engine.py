@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from ddslogd.model.cluster import OwnershipChange
+    from ddslogd.model.cluster import Member, OwnershipChange
     from ddslogd.model.instance import Instance
 
 
@@ -26,13 +26,19 @@ class Engine(Protocol):
         """Return the ids of the instances whose cycles begin here."""
 
     def listen(self, listener: Callable[[OwnershipChange], None]) -> None:
-        """Call the listener whenever ``owned`` changes, but for what ``follow`` changes before it returns."""
+        """Call the listener whenever ``owned`` changes, but for what ``follow`` changes before it returns.
+
+        It may be called late, but never left out: what was not owned for a moment is lost, and gained again.
+        """
 
     def fence(self, instance: Instance) -> AbstractContextManager[Epoch]:
         """Enclose a cycle that begins now, which names the epoch in its commit; meanwhile it is handed to nobody."""
 
     async def commit(self, instance: Instance, epoch: Epoch, *, run: datetime) -> None:
         """Record that the cycle of a run is over, for whoever owns the instance next."""
+
+    def members(self) -> tuple[Member, ...]:
+        """Return the collectors that share the fleet, as far as is known; none where this one is alone."""
 
     async def stop(self) -> None:
         """Own nothing any more, and let others have it. No cycle is running."""
@@ -61,6 +67,10 @@ class LocalEngine:
 
     async def commit(self, instance: Instance, epoch: Epoch, *, run: datetime) -> None:
         """Do nothing: the next owner is this collector, whose ledger has the run."""
+
+    def members(self) -> tuple[Member, ...]:
+        """Return none."""
+        return ()
 
     async def stop(self) -> None:
         """Do nothing: nobody waits for it."""

@@ -231,9 +231,10 @@ class Scheduler:
         begun = 0
         while self._agenda and self._agenda[0][0] <= self._clock.now():
             *_, instance = heappop(self._agenda)
-            if self._owned.get(instance.name) != instance or instance.name in self._running:
+            gone = self._owned.get(instance.name) != instance or instance.id not in self._engine.owned()
+            if gone or instance.name in self._running:
                 self._let_in(instance.cloud)  # in its place, where it had been let in
-                continue  # it is gone, or will be entered when it ends
+                continue  # it will be entered when it is there again, or when it ends
             tick = self._next(instance)
             if tick > self._clock.now():
                 self._enter(instance)

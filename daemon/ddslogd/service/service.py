@@ -15,7 +15,7 @@ from ddslogd import __version__
 from ddslogd.collection.selection import node_ids_of
 from ddslogd.collection.stream_origin import stream_origin
 from ddslogd.huaweicloud.call_stats import Accepted
-from ddslogd.model.errors import CloudError, ConfigError, StorageError
+from ddslogd.model.errors import CloudError, ConfigError, NotOwned, StorageError
 from ddslogd.monitoring import freshness, status, status_client
 from ddslogd.monitoring.activity import Activity, LoopLag
 from ddslogd.monitoring.status import Live
@@ -261,10 +261,13 @@ class Service:
         return [task.result() for task in tasks]
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
-        with self._engine.fence(instance) as epoch:
-            report = await self._collect(instance, tick=tick)
-            self._adaptive_schedule.heard(instance, report, tick=tick)
-            await self._engine.commit(instance, epoch, run=tick)
+        try:
+            with self._engine.fence(instance) as epoch:
+                report = await self._collect(instance, tick=tick)
+                self._adaptive_schedule.heard(instance, report, tick=tick)
+                await self._engine.commit(instance, epoch, run=tick)
+        except NotOwned as exc:
+            log.warning("cycle.not_owned", instance=instance.name, reason=str(exc))
         self._news.set()
 
     async def _collect(self, instance: Instance, *, tick: datetime) -> CycleReport:

@@ -721,6 +721,22 @@ async def test_the_running_cycle_of_a_lost_instance_ends_by_itself_and_is_the_la
     assert (desk.begun, desk.ended) == ([("orders", FIRST)], [("orders", FIRST + HOUR)])
 
 
+async def test_a_run_that_is_due_before_the_loss_is_heard_of_waits_until_the_instance_is_gained_again(
+    desk: Desk,
+) -> None:
+    """After a pause both are due at once: the run, and the notice that the lease has ended."""
+    desk.engine = engine = DealtEngine(ORDERS)
+
+    async with serving(desk, ORDERS):
+        engine.withdraw(ORDERS)
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        engine.gain(ORDERS, last_run=FIRST - EVERY)
+        await asyncio.sleep(1)
+
+    assert desk.began() == [FIRST + MINUTE]
+
+
 async def test_a_lost_instance_that_waits_for_a_place_does_not_begin(desk: Desk) -> None:
     desk.engine = engine = DealtEngine(ORDERS, EVENTS)
     desk.most_cycles, desk.took = 1, {"orders": [2 * EVERY]}
