@@ -17,7 +17,7 @@ TEST_DIRECTORY ?= $(shell ! grep -q '^tmpfs /dev/shm .*noexec' /proc/mounts \
 	&& [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] && echo /dev/shm || echo $${TMPDIR:-/tmp})
 PYTHONS ?= 3.11 3.12 3.13
 
-BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages
+BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages bench-cluster
 
 .PHONY: help demo test test-daemon test-page test-root test-hostile test-shippers test-cluster test-keystone test-deb test-pythons \
 	torture damage powercut fuzz bench $(BENCHES) bench-soak lint schema lock clean deb
@@ -98,6 +98,9 @@ bench-hostile: $(INSTALLED) ## The loop's longest pause under the worst replies 
 
 bench-pages: $(INSTALLED) ## How long the page and the metrics of a thousand instances take
 	$(BENCH).bench_pages
+
+bench-cluster: $(INSTALLED) ## What 10 collectors of 10,000 instances cost their PostgreSQL, 3 minutes; needs Debian's postgresql
+	$(BENCH).bench_cluster
 
 bench-soak: $(INSTALLED) ## Whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
 	MALLOC_ARENA_MAX=2 $(BENCH).bench_soak $(SOAK_MINUTES)
