@@ -10,14 +10,16 @@ BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 SOAK_MINUTES ?= 10
 POWERCUT_SEED ?= 1
 FUZZ_MINUTES ?= 3
+CLUSTER_MINUTES ?= 0.5
+CLUSTER_SEED ?= 1
 # Memory, where there is room and programs may run: half of the disk's time is syncs. .ci/run has the tests write to a disk.
 TEST_DIRECTORY ?= $(shell ! grep -q '^tmpfs /dev/shm .*noexec' /proc/mounts \
 	&& [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] && echo /dev/shm || echo $${TMPDIR:-/tmp})
 PYTHONS ?= 3.11 3.12 3.13
 
-BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages
+BENCHES := bench-overlap bench-delta bench-calls bench-transfer bench-fleet bench-hostile bench-pages bench-cluster
 
-.PHONY: help demo test test-daemon test-page test-root test-hostile test-shippers test-keystone test-deb test-pythons \
+.PHONY: help demo test test-daemon test-page test-root test-hostile test-shippers test-cluster test-keystone test-deb test-pythons \
 	torture damage powercut fuzz bench $(BENCHES) bench-soak lint schema lock clean deb
 
 help: ## Show this
@@ -44,6 +46,11 @@ test-root: $(INSTALLED) ## Run its commands as root, in namespaces of their own,
 
 test-shippers: $(INSTALLED) build/syslog-ng/run ## Let rsyslog, syslog-ng (of Debian) and tail follow streams over rotations and kills, 1 minute
 	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_shippers.py
+
+test-cluster: export CLUSTER_MINUTES := $(CLUSTER_MINUTES)
+test-cluster: export CLUSTER_SEED := $(CLUSTER_SEED)
+test-cluster: $(INSTALLED) ## Let collectors share a fleet through Debian's PostgreSQL, and die, pause, be cut off, 2 minutes; CLUSTER_SEED=2
+	$(BIN)/pytest -q -n auto -m slow tests/e2e/test_cluster_*.py
 
 test-keystone: $(INSTALLED) $(KEYSTONE)/.installed ## Log in to a real OpenStack Keystone, 3 minutes; it gets a virtualenv of its own
 	$(BIN)/pytest -q -m slow tests/e2e/test_keystone.py
@@ -92,6 +99,9 @@ bench-hostile: $(INSTALLED) ## The loop's longest pause under the worst replies 
 bench-pages: $(INSTALLED) ## How long the page and the metrics of a thousand instances take
 	$(BENCH).bench_pages
 
+bench-cluster: $(INSTALLED) ## What 10 collectors of 10,000 instances cost their PostgreSQL, 3 minutes; needs Debian's postgresql
+	$(BENCH).bench_cluster
+
 bench-soak: $(INSTALLED) ## Whether memory stays what it is over days, 10 minutes; SOAK_MINUTES=60 for an hour
 	MALLOC_ARENA_MAX=2 $(BENCH).bench_soak $(SOAK_MINUTES)
 
@@ -127,7 +137,7 @@ $(DEB)/.installed: .ci/deb.lock
 	touch $@
 
 lock: $(DEB)/.installed ## Renew the locks in .ci
-	$(COMPILE) --extra dev --upgrade pyproject.toml -o .ci/requirements.lock
+	$(COMPILE) --extra cluster --extra dev --upgrade pyproject.toml -o .ci/requirements.lock
 	$(COMPILE) --constraint .ci/requirements.lock pyproject.toml -o .ci/runtime.lock
 	$(COMPILE) --no-annotate --upgrade .ci/keystone.txt -o .ci/keystone.lock
 	$(COMPILE) --no-annotate --constraint .ci/requirements.lock --upgrade .ci/deb.txt -o .ci/deb.lock

@@ -12,6 +12,7 @@ import structlog
 
 from support.clocks import ManualClock
 from support.examples import examples
+from support.postgresql import postgresql
 from support.testbed import Bed, quiet_sandbox
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddslogd.sandbox import Sandbox
+    from support.postgresql import Server
 
 
 # The looptime plugin asks for the thread's event loop before tests that have none. Python then makes one that nobody
@@ -60,6 +62,18 @@ async def sandbox(clock: ManualClock) -> AsyncIterator[Sandbox]:
     """One instance of one node, ``solo_single_node_1``."""
     async with quiet_sandbox(clock) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with postgresql() as started:
+        yield started
+
+
+@pytest.fixture
+def role(server: Server) -> str:
+    """A role of PostgreSQL with rights on the schema of its name, and on nothing else."""
+    return server.role()
 
 
 @pytest.fixture

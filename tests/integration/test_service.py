@@ -8,10 +8,16 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from structlog.testing import capture_logs
+
+from ddslogd.model.cluster import Epoch
 from ddslogd.model.cycle import Silent
+from ddslogd.model.errors import NotOwned
+from support.engines import DealtEngine
 
 if TYPE_CHECKING:
     from ddslogd.model.cycle import CycleReport
+    from ddslogd.model.instance import Instance
     from support.testbed import Bed
 
 
@@ -23,6 +29,26 @@ class First(Silent):
 
     def cycled(self, report: CycleReport) -> None:  # noqa: ARG002  # any will do
         self.over.set()
+
+
+class Losing(DealtEngine):
+    """Refuses what it is asked for, as if another collector had all by now."""
+
+    refused = 0
+
+    async def commit(self, instance: Instance, epoch: Epoch, *, run: datetime) -> None:  # noqa: ARG002  # all the same
+        self.refused += 1
+        raise NotOwned("another collector has it")
+
+
+class Raising(Silent):
+    """Raises the epoch at the end of each cycle, before it is committed."""
+
+    def __init__(self, engine: DealtEngine) -> None:
+        self._engine = engine
+
+    def cycled(self, report: CycleReport) -> None:  # noqa: ARG002  # the same
+        self._engine.epoch = Epoch(number=self._engine.epoch.number + 1)
 
 
 async def serve_one_cycle(bed: Bed) -> None:
@@ -63,3 +89,38 @@ async def test_after_a_restart_it_is_known_who_has_been_waiting_longest(bed: Bed
         urgency = service._collector.urgency(bed.instance())
 
     assert urgency == 1.0 + ticks(bed)[-1].timestamp()
+
+
+async def test_the_run_of_a_cycle_is_committed_by_the_epoch_it_began_with(bed: Bed) -> None:
+    bed.set("keep_free: 0", "keep_free: 1000000GiB")  # a cycle that ends at once
+    engine = DealtEngine(bed.instance())
+    bed.progress = Raising(engine)
+    async with bed.open() as service:
+        service._engine = engine
+        serving = asyncio.create_task(service.serve())
+        async with asyncio.timeout(20):
+            while not engine.committed:
+                await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+
+    assert engine.committed[:1] == [("solo", Epoch(number=1), ticks(bed)[0])]
+
+
+async def test_a_cycle_whose_instance_another_has_by_now_is_reported_and_ends_nothing(bed: Bed) -> None:
+    bed.set("keep_free: 0", "keep_free: 1000000GiB")  # a cycle that ends at once
+    engine = Losing(bed.instance())
+    with capture_logs() as events:
+        async with bed.open() as service:
+            service._engine = engine
+            serving = asyncio.create_task(service.serve())
+            async with asyncio.timeout(20):
+                while engine.refused < 2:
+                    await asyncio.sleep(0)
+            serving.cancel()
+            await asyncio.wait([serving])
+
+    told = [
+        (event["event"], event["instance"]) for event in events if event["event"] in {"cycle.not_owned", "cycle.bug"}
+    ]
+    assert set(told) == {("cycle.not_owned", "solo")}

@@ -21,7 +21,7 @@ PACKAGE = "ddslogd"
 FLOORS: tuple[set[str], ...] = (
     {"cli"},
     {"service"},
-    {"web", "doctor"},
+    {"web", "doctor", "cluster"},
     {"collection", "monitoring"},
     {"download"},
     {"storage", "huaweicloud"},
@@ -48,6 +48,7 @@ KNOWN_BY = {
     "pydantic_core": {"config", "monitoring.status_json"},
     "jinja2": {"web.page"},
     "markupsafe": {"web.page"},
+    "psycopg": {"cluster"},
     "sqlite3": {"storage.ledger", "storage.shippers.fluent_bit"},  # Fluent Bit's registry is SQLite
 }
 

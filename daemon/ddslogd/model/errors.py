@@ -25,6 +25,8 @@
     │   ├── Changed               the object is another one now: begin again from zero
     │   ├── Corrupt               the bytes are not what they have to be: begin again, once
     │   └── Unpublishable         what came is no log, or too large; it is left out
+    ├── ClusterError              the operator: what the members share cannot be used as it is; it is tried again
+    │   └── NotOwned              nobody: another collector has the instance, or nothing proves that this one has it
     ├── UnknownNode               the operator names a node that the instance has
     ├── StorageError              the operator: the disk refuses (full, read-only, permissions)
     │   ├── NoRoom                the operator: it would leave less free than storage.keep_free
@@ -101,6 +103,16 @@ class Locked(DdslogdError):
     """Another process writes to the same directory."""
 
     kind: ClassVar = FailureKind.LOCKED
+
+
+class ClusterError(DdslogdError):
+    """What the members of a cluster share cannot be used by this one."""
+
+    kind: ClassVar = FailureKind.CLUSTER
+
+
+class NotOwned(ClusterError):
+    """This collector does not own the instance, or not any more: its cycle does not begin, or is not committed."""
 
 
 class UnknownNode(DdslogdError):

@@ -71,6 +71,7 @@ class FailureKind(StrEnum):
     SOURCE_STALLED = "source_stalled", Owner.CLOUD, _NODE
     """The cloud makes no new export of the node."""
     CONFIG_ERROR = "config_error", Owner.OPERATOR, "correct the configuration file"
+    CLUSTER = "cluster", Owner.OPERATOR, "see what the error says of PostgreSQL or of the other members"
     LOCKED = "locked", Owner.OPERATOR, "stop the other ddslogd, or give this one another storage.directory"
     UNKNOWN_NODE = "unknown_node", Owner.OPERATOR, "name a node that the instance has"
     UNKNOWN_FILE = "unknown_file", Owner.OPERATOR, "name a file that `ddslogd instances --files` lists"

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
     from typing import Any
 
+    from ddslogd.model.cluster import OwnershipChange
     from ddslogd.model.instance import Instance
     from ddslogd.scheduling.clock import Clock
+    from ddslogd.scheduling.engine import Engine
 
 log = structlog.get_logger()
 
@@ -46,7 +48,7 @@ class Chore:
 
 
 class Scheduler:
-    """Runs cycles at their runs; those of an instance never overlap.
+    """Runs the cycles of owned instances at their runs; those of an instance never overlap.
 
     One task waits for the next run of all, so that an instance whose turn has not come costs an entry in a list.
     """
@@ -58,6 +60,7 @@ class Scheduler:
         clock: Clock,
         last_ticks: Mapping[str, datetime],
         fleet: Callable[[], Awaitable[Iterable[Instance]]],
+        engine: Engine,
         refresh: timedelta,
         instead: Callable[[Instance, datetime], datetime | None],
         chores: Iterable[Chore] = (),
@@ -72,7 +75,8 @@ class Scheduler:
             clock: Says when a run has come.
             last_ticks: By instance name: the last run that had its cycle, so that a restart repeats and skips none.
             fleet: Says which instances there are now.
-            refresh: How often it is asked, the first time at once.
+            engine: Says which of them are owned.
+            refresh: How often the fleet is asked for, the first time at once.
             instead: Says when an instance's next cycle is to begin in place of the schedule's next run, after the run
                 of its last; None: at the schedule's.
             chores: What else is done.
@@ -89,7 +93,9 @@ class Scheduler:
         self._at_chores: dict[str, asyncio.Task[None]] = {}  # by name
         self._ask_fleet = fleet
         self._most_cycles = most_cycles
-        self._fleet: dict[str, Instance] = {}  # by name, as _running
+        self._engine = engine
+        self._fleet: dict[str, Instance] = {}  # by name, as the next three
+        self._owned: dict[str, Instance] = {}  # those of them whose cycles begin here
         self._known_since: dict[str, datetime] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._agenda: list[tuple[datetime, int, Instance]] = []  # a heap: when to look at an instance
@@ -106,6 +112,7 @@ class Scheduler:
     async def serve(self, instances: Iterable[Instance]) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as self._group:
+            self._engine.listen(self._follow_ownership)
             self.update(instances)
             self._group.create_task(self._keep_time(self._group), name="ticks")
             for chore in self._chores.values():
@@ -115,15 +122,33 @@ class Scheduler:
         """Take another fleet: new instances begin, others end, and those that stay the same are not disturbed."""
         wanted = {instance.name: instance for instance in instances}
         for name in [name for name, instance in self._fleet.items() if wanted.get(name) != instance]:
-            del self._fleet[name]
+            self._owned.pop(name, None)
             if name not in wanted:
                 del self._known_since[name]
             if name in self._running:
                 self._running[name].cancel()
-        for name, instance in wanted.items():
-            if name not in self._fleet:
-                self._fleet[name] = instance
-                self._known_since.setdefault(name, self._clock.now())
+        for name in wanted:
+            self._known_since.setdefault(name, self._clock.now())
+        self._fleet = wanted
+        self._engine.follow(wanted.values())
+        self._schedule_owned()
+
+    def _follow_ownership(self, change: OwnershipChange) -> None:
+        """Run what is owned now from the last run on that its owner before committed."""
+        for instance in self._fleet.values():
+            run, last = change.gained.get(instance.id), self._last_ticks.get(instance.name)
+            if run is not None and (last is None or last < run):
+                self._last_ticks[instance.name] = run
+        self._schedule_owned()
+
+    def _schedule_owned(self) -> None:
+        """Begin with what is owned, and begin no more of what is not: its cycle that is running ends by itself."""
+        owned = self._engine.owned()
+        for name in [name for name, instance in self._owned.items() if instance.id not in owned]:
+            del self._owned[name]
+        for name, instance in self._fleet.items():
+            if name not in self._owned and instance.id in owned:
+                self._owned[name] = instance
                 self._enter(instance)
 
     def again(self, name: str, *, every: timedelta) -> None:
@@ -137,7 +162,7 @@ class Scheduler:
         """Return when each instance is looked at next, by its name; not of those whose cycle is running."""
         ticks: dict[str, datetime] = {}
         for at, _, instance in self._agenda:
-            if self._fleet.get(instance.name) is instance and instance.name not in self._running:
+            if self._owned.get(instance.name) is instance and instance.name not in self._running:
                 ticks[instance.name] = min(at, ticks.get(instance.name, at))
         now = self._clock.now()
         return ticks | {one.name: now for held in self._held.values() for one in held if one.name not in ticks}
@@ -170,7 +195,7 @@ class Scheduler:
             if self._ahead() < ahead - SET_BACK:  # what was reckoned by the old time lies too far off
                 self._agenda.clear()
                 self._held.clear()
-                for instance in self._fleet.values():
+                for instance in self._owned.values():
                     self._enter(instance)
             ahead = self._ahead()
             await self._begin(group)
@@ -206,9 +231,10 @@ class Scheduler:
         begun = 0
         while self._agenda and self._agenda[0][0] <= self._clock.now():
             *_, instance = heappop(self._agenda)
-            if self._fleet.get(instance.name) != instance or instance.name in self._running:
+            gone = self._owned.get(instance.name) != instance or instance.id not in self._engine.owned()
+            if gone or instance.name in self._running:
                 self._let_in(instance.cloud)  # in its place, where it had been let in
-                continue  # it is gone, or will be entered when it ends
+                continue  # it will be entered when it is there again, or when it ends
             tick = self._next(instance)
             if tick > self._clock.now():
                 self._enter(instance)
@@ -232,7 +258,7 @@ class Scheduler:
         del self._running[instance.name]
         self._at_work[instance.cloud] -= 1
         self._let_in(instance.cloud)
-        again = self._fleet.get(instance.name)
+        again = self._owned.get(instance.name)
         if again is not None:  # behind who waited: it may be due again
             self._enter(again)
 
@@ -241,7 +267,7 @@ class Scheduler:
         held = self._held.get(cloud, deque())
         while held and self._at_work[cloud] < self._most_cycles:
             longest = held.popleft()
-            if self._fleet.get(longest.name) == longest and longest.name not in self._running:
+            if self._owned.get(longest.name) == longest and longest.name not in self._running:
                 self._enter(longest)
                 return
 

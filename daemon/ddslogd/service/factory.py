@@ -23,6 +23,7 @@ from ddslogd.collection.stream_origin import stream_origin
 from ddslogd.config.live_settings import LiveSettings
 from ddslogd.monitoring import control_socket
 from ddslogd.monitoring.activity import Activity
+from ddslogd.scheduling.engine import LocalEngine
 from ddslogd.service.account_factory import open_accounts
 from ddslogd.service.service import Service
 from ddslogd.storage import paths
@@ -95,6 +96,8 @@ async def opened(settings: Settings, *, clock: Clock, progress: Progress, redact
         )
         await discovery.recall()
         archive.retention.judge_by(partial(accounts.clocks, clock))
+        engine = LocalEngine()
+        stack.push_async_callback(engine.stop)
         yield Service(
             settings=live,
             archive=archive,
@@ -102,6 +105,7 @@ async def opened(settings: Settings, *, clock: Clock, progress: Progress, redact
             collector=collector,
             discovery=discovery,
             adaptive_schedule=AdaptiveSchedule(settings=live, fleet=discovery.fleet),
+            engine=engine,
             clock=clock,
             last_ticks=last_ticks,
             activity=activity,

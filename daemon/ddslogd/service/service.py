@@ -15,7 +15,7 @@ from ddslogd import __version__
 from ddslogd.collection.selection import node_ids_of
 from ddslogd.collection.stream_origin import stream_origin
 from ddslogd.huaweicloud.call_stats import Accepted
-from ddslogd.model.errors import CloudError, ConfigError, StorageError
+from ddslogd.model.errors import CloudError, ConfigError, NotOwned, StorageError
 from ddslogd.monitoring import freshness, status, status_client
 from ddslogd.monitoring.activity import Activity, LoopLag
 from ddslogd.monitoring.status import Live
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ddslogd.model.instance import Instance
     from ddslogd.model.stream import Advance
     from ddslogd.scheduling.clock import Clock
+    from ddslogd.scheduling.engine import Engine
     from ddslogd.service.account_pool import Accounts
 
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ class Service:
         collector: Collector,
         discovery: Discovery,
         adaptive_schedule: AdaptiveSchedule,
+        engine: Engine,
         clock: Clock,
         last_ticks: Mapping[str, datetime],
         activity: Activity,
@@ -85,6 +87,7 @@ class Service:
         self._clock = clock
         self._last_ticks = last_ticks
         self._adaptive_schedule = adaptive_schedule
+        self._engine = engine
         self._news = asyncio.Event()
         self._config = status.Configuration(loaded_at=self._started_at)
         self._unreachable: Callable[[], str] = str
@@ -98,7 +101,7 @@ class Service:
         chores: Iterable[Chore] = (),
         unreachable: Callable[[], str] = str,
     ) -> None:
-        """Run every instance's cycles at their runs, until cancelled.
+        """Run the cycles of every instance that the engine owns at their runs, until cancelled.
 
         Args:
             notifier: Is told how it goes, and that the scheduler's loop turns.
@@ -114,6 +117,7 @@ class Service:
             clock=self._clock,
             last_ticks=self._last_ticks,
             fleet=self._refreshed,
+            engine=self._engine,
             refresh=self._settings.current.schedule.refresh,
             instead=self._adaptive_schedule.next,
             chores=[
@@ -257,8 +261,13 @@ class Service:
         return [task.result() for task in tasks]
 
     async def _cycle(self, instance: Instance, tick: datetime) -> None:
-        report = await self._collect(instance, tick=tick)
-        self._adaptive_schedule.heard(instance, report, tick=tick)
+        try:
+            with self._engine.fence(instance) as epoch:
+                report = await self._collect(instance, tick=tick)
+                self._adaptive_schedule.heard(instance, report, tick=tick)
+                await self._engine.commit(instance, epoch, run=tick)
+        except NotOwned as exc:
+            log.warning("cycle.not_owned", instance=instance.name, reason=str(exc))
         self._news.set()
 
     async def _collect(self, instance: Instance, *, tick: datetime) -> CycleReport:

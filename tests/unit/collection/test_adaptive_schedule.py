@@ -18,6 +18,7 @@ from ddslogd.model.cycle import CycleOutcome, CycleReport, Silent
 from ddslogd.model.instance import Cron, Every, Instance, LogKind
 from ddslogd.model.snapshot import LogFile, Unchanged
 from ddslogd.model.stream import Advance
+from ddslogd.scheduling.engine import LocalEngine
 from ddslogd.scheduling.scheduler import Scheduler
 from ddslogd.scheduling.triggers import next_tick
 from support.clocks import START, LoopClock, TurnClock
@@ -401,7 +402,13 @@ async def begun_once_put_back(daemon: Daemon, report: Callable[[datetime], Cycle
         return (daemon.orders,)
 
     scheduler = Scheduler(
-        cycle=run, clock=clock, last_ticks={}, fleet=fleet, refresh=100 * HOUR, instead=daemon.adaptive_schedule.next
+        cycle=run,
+        clock=clock,
+        last_ticks={},
+        fleet=fleet,
+        engine=LocalEngine(),
+        refresh=100 * HOUR,
+        instead=daemon.adaptive_schedule.next,
     )
     serving = asyncio.create_task(scheduler.serve([daemon.orders]))
     await asyncio.sleep(60)

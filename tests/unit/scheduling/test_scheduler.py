@@ -16,12 +16,16 @@ from structlog.testing import capture_logs
 
 from ddslogd.model.instance import Cron, Every, Instance
 from ddslogd.scheduling.clock import SystemClock
+from ddslogd.scheduling.engine import LocalEngine
 from ddslogd.scheduling.scheduler import LONGEST_NAP_S, MOST_CYCLES, Chore, Scheduler
 from ddslogd.scheduling.triggers import next_tick
 from support.clocks import START, LoopClock
+from support.engines import DealtEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from ddslogd.scheduling.engine import Engine
 
 pytestmark = pytest.mark.looptime
 
@@ -55,6 +59,7 @@ class Desk:
     most_cycles: int = MOST_CYCLES
     beats: list[datetime] = field(default_factory=list)
     beat_every: timedelta | None = None
+    engine: Engine = field(default_factory=LocalEngine)
 
     async def cycle(self, instance: Instance, tick: datetime) -> None:
         self.begun.append((instance.name, self.clock.now()))
@@ -80,6 +85,7 @@ class Desk:
             clock=self.clock,
             last_ticks=last_ticks or {},
             fleet=fleet,
+            engine=self.engine,
             refresh=refresh,
             instead=instead,
             chores=self.chores,
@@ -678,6 +684,149 @@ async def test_who_is_put_off_in_the_moment_of_being_let_in_leaves_the_place_to_
     await asyncio.wait([serving])
 
     assert (desk.began(EVENTS), desk.began(last)[:1]) == ([], [START + 5 * MINUTE])
+
+
+# --- who owns what ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_not_owned_has_no_cycle(desk: Desk) -> None:
+    desk.engine = DealtEngine(EVENTS)
+
+    await desk.serve(ORDERS, EVENTS, lasts=HOUR)
+
+    assert {name for name, _ in desk.begun} == {"events"}
+
+
+async def test_a_lost_instance_has_no_further_cycle(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine(ORDERS, EVENTS)
+
+    async with serving(desk, ORDERS, EVENTS) as scheduler:
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        ticks = scheduler.next_ticks()
+        await asyncio.sleep(DAY.total_seconds())
+
+    assert (desk.began(), set(ticks)) == ([FIRST], {"events"})
+
+
+async def test_the_running_cycle_of_a_lost_instance_ends_by_itself_and_is_the_last(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine(ORDERS)
+    desk.took["orders"] = [HOUR]
+
+    async with serving(desk, ORDERS):
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        await asyncio.sleep(DAY.total_seconds())
+
+    assert (desk.begun, desk.ended) == ([("orders", FIRST)], [("orders", FIRST + HOUR)])
+
+
+async def test_a_run_that_is_due_before_the_loss_is_heard_of_waits_until_the_instance_is_gained_again(
+    desk: Desk,
+) -> None:
+    """After a pause both are due at once: the run, and the notice that the lease has ended."""
+    desk.engine = engine = DealtEngine(ORDERS)
+
+    async with serving(desk, ORDERS):
+        engine.withdraw(ORDERS)
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        engine.gain(ORDERS, last_run=FIRST - EVERY)
+        await asyncio.sleep(1)
+
+    assert desk.began() == [FIRST + MINUTE]
+
+
+async def test_a_lost_instance_that_waits_for_a_place_does_not_begin(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine(ORDERS, EVENTS)
+    desk.most_cycles, desk.took = 1, {"orders": [2 * EVERY]}
+
+    async with serving(desk, ORDERS, EVENTS):
+        await asyncio.sleep((FIRST - START + EVERY).total_seconds())
+        began = desk.began(EVENTS)
+        engine.lose(EVENTS)
+        await asyncio.sleep(DAY.total_seconds())
+
+    assert desk.began(EVENTS) == began
+
+
+async def test_a_gained_instance_runs_on_its_grid_from_the_last_run_of_who_had_it(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine()
+
+    async with serving(desk, EVENTS):
+        await asyncio.sleep(MINUTE.total_seconds())
+        engine.gain(EVENTS, last_run=START)
+        await asyncio.sleep(HOUR.total_seconds())
+
+    first = next_tick(EVENTS.schedule, after=START + MINUTE, key=EVENTS.id)
+    assert desk.began(EVENTS) == [first, first + EVERY, first + 2 * EVERY]
+
+
+async def test_the_run_that_was_missed_before_an_instance_is_gained_is_made_up_for_once(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine()
+
+    async with serving(desk, EVENTS):
+        await asyncio.sleep(2 * HOUR.total_seconds())
+        engine.gain(EVENTS, last_run=START)
+        await asyncio.sleep((EVERY + MINUTE).total_seconds())
+
+    first = next_tick(EVENTS.schedule, after=START + 2 * HOUR, key=EVENTS.id)
+    assert desk.began(EVENTS)[:2] == [START + 2 * HOUR, first]
+
+
+async def test_an_instance_that_comes_back_repeats_no_run_that_another_had(desk: Desk) -> None:
+    """What counts is the last run of anybody, not the last one here."""
+    desk.engine = engine = DealtEngine(ORDERS)
+
+    async with serving(desk, ORDERS):
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        await asyncio.sleep(2 * EVERY.total_seconds())
+        engine.gain(ORDERS, last_run=FIRST + 2 * EVERY)
+        await asyncio.sleep(EVERY.total_seconds())
+
+    assert desk.began() == [FIRST, FIRST + 3 * EVERY]
+
+
+async def test_an_instance_that_comes_back_while_its_cycle_runs_has_no_second_one(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine(ORDERS)
+    desk.took["orders"] = [10 * MINUTE]
+
+    async with serving(desk, ORDERS):
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        engine.gain(ORDERS, last_run=FIRST - EVERY)
+        await asyncio.sleep((EVERY).total_seconds())
+
+    assert (desk.began(), desk.ended) == (
+        [FIRST, FIRST + EVERY],
+        [("orders", FIRST + 10 * MINUTE), ("orders", FIRST + EVERY)],
+    )
+
+
+async def test_a_lost_instance_that_leaves_the_fleet_has_its_cycle_cancelled(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine(ORDERS)
+    desk.took["orders"] = [HOUR]
+
+    async with serving(desk, ORDERS) as scheduler:
+        await asyncio.sleep((FIRST - START + MINUTE).total_seconds())
+        engine.lose(ORDERS)
+        scheduler.update([])
+        await asyncio.sleep(DAY.total_seconds())
+
+    assert (desk.began(), desk.ended) == ([FIRST], [])
+
+
+async def test_an_instance_that_nobody_ever_ran_begins_when_it_is_owned(desk: Desk) -> None:
+    desk.engine = engine = DealtEngine()
+
+    async with serving(desk, EVENTS) as scheduler:
+        known = scheduler.known_since()
+        await asyncio.sleep(HOUR.total_seconds())
+        engine.gain(EVENTS)
+        await asyncio.sleep(1)
+
+    assert (known, desk.began(EVENTS)) == ({"events": START}, [START + HOUR])
 
 
 # --- what may be looked at --------------------------------------------------------------------------------------------

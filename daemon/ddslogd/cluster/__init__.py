@@ -1,0 +1,1 @@
+"""Several collectors that share a fleet: the engine on PostgreSQL, whose clock and transactions decide."""
