@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -34,22 +34,19 @@ from ddslogd.storage.streams.gap_cause import cause_of_gap
 from ddslogd.storage.streams.log_time import AHEAD, first_time, last_time, line_time
 from ddslogd.storage.streams.overlap import (
     READ,
-    Behind,
     Continuation,
     HeldWindow,
-    Slice,
     Unproved,
     continuation,
     end_of_lines,
-    is_same,
 )
 from ddslogd.storage.streams.stream_appender import Append, StreamAppender
+from ddslogd.storage.streams.stream_end import MOST_TAIL, StreamEnds
 from ddslogd.storage.streams.stream_files import StreamFiles, is_regular
 from ddslogd.storage.streams.stream_recovery import Doubt, adoption, closed_parts, is_continued, look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -76,7 +73,6 @@ LEAVE_SNAPSHOTS = "leave a node's newest snapshots where they are; where lines a
 CHANGED = "see who changed or removed it: only ddslogd may; lines may be twice in it and in the next file"
 NEW_IDS = "lines are in new files now, so that shippers send them again, and by path and offset they have new ids"
 _LINE_HEAD = 256  # bytes, in which a line's time stands
-MOST_TAIL = 64 * 1024  # bytes behind the last line end of a snapshot that the ledger keeps in its place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +166,7 @@ class Streams:
         self._clock = clock
         self._files = StreamFiles(directory, directories=directories or Directories())
         self._reserve = reserve or Reserve()
+        self._ends = StreamEnds(self._files, self._reserve)
         self._appender = StreamAppender(self._files, self._reserve)
         self._locks: dict[str, asyncio.Lock] = {}
         self._replaced: dict[str, str] = {}  # by series: the name of the last file that a rebuild moved away
@@ -240,7 +237,7 @@ class Streams:
         """
         if state is None or state.intent is not None or not state.stands_in:
             return None
-        locate = partial(self._locate, state, newest.size)
+        locate = partial(self._ends.locate, state, newest.size)
         return Seed(
             size=newest.size,
             md5=newest.md5,
@@ -249,25 +246,6 @@ class Streams:
             in_place=True,
             whole_lines=state.delivered,
         )
-
-    def _locate(self, state: StreamState, size: int) -> list[tuple[Path, int]]:
-        """Return the files that hold the last bytes of a stream, as many at least, with their sizes; blocks.
-
-        Raises:
-            StorageError: They are not as the ledger has them, or the disk refuses.
-        """
-        newest = self._directory / state.path
-        with disk(newest):
-            files = self._files.new_of(state.series)
-            if newest not in files:
-                raise StorageError(f"it is gone: {newest}")
-            found: list[tuple[Path, int]] = []
-            for file in reversed(files[: files.index(newest) + 1]):
-                is_live = file == newest and not state.closed
-                found.append((file, state.size if is_live else file.lstat().st_size))
-                if sum(held for _, held in found) >= size:
-                    break
-        return found[::-1]
 
     async def extend(
         self,
@@ -333,7 +311,9 @@ class Streams:
         if new.size - end > MOST_TAIL:
             return None
         shift = state.delivered - held
-        if not (witness and witness.proves(witness.since + shift, new)) and not self._is_continued(state, held, new):
+        if not (witness and witness.proves(witness.since + shift, new)) and not self._ends.is_continued(
+            state, held, new
+        ):
             return None
         path, base = self._target(state, end)
         intent = Intent(
@@ -349,15 +329,6 @@ class Streams:
         )
         return intent, new.read(end, new.size - end)
 
-    def _is_continued(self, state: StreamState, held: int, new: Window) -> bool:
-        """Return whether a file that begins with as many of a stream's last bytes continues it right behind them."""
-        with self._delivered(state) as delivered:
-            if delivered is None or held > delivered.size:
-                return False
-            export = log_window.Joined([Behind(delivered, delivered.size - held), new])
-            found = continuation(delivered, export, complete=state.complete)
-        return isinstance(found, Continuation) and (found.start, found.changed, found.older) == (held, 0, False)
-
     async def stand_in(self, series: str) -> None:
         """Let a stream stand for the snapshot that it is compared with, where it ends with the same bytes.
 
@@ -369,33 +340,9 @@ class Streams:
             state = backlog.state
             if state is None or backlog.waiting or state.intent is not None or _is_of_old_layout(state):
                 return
-            tail = await self._run(self._copied_tail, state)
+            tail = await self._run(self._ends.copied_tail, state)
             if tail is not None:
                 await self.book.stand_in(state, tail)
-
-    def _copied_tail(self, state: StreamState) -> bytes | None:
-        """Return what a snapshot has behind the bytes that the stream ends with; None where those differ. Blocks."""
-        if not self._has_reference(state):
-            return None
-        with self._lines(state.reference) as last, self._delivered(state) as delivered:
-            if delivered is None or last.size - state.delivered > MOST_TAIL:
-                return None
-            is_copy = is_same(Slice(last, min(state.delivered, last.size)), delivered)
-            return last.read(state.delivered, MOST_TAIL) if is_copy else None
-
-    @contextmanager
-    def _delivered(self, state: StreamState) -> Iterator[Window | None]:
-        """Return the bytes of its reference that a stream ends with; None where they are not as the ledger says."""
-        with ExitStack() as stack:
-            held = None
-            try:
-                files = self._locate(state, state.delivered)
-                held = stack.enter_context(log_window.joined(files, exact=state.intent is None))
-            except StorageError as exc:
-                if exc.passing:
-                    raise
-            is_whole = held is not None and held.size >= state.delivered
-            yield Behind(held, held.size - state.delivered) if held is not None and is_whole else None
 
     async def _take_all(
         self,
@@ -429,18 +376,7 @@ class Streams:
             StorageError: The disk or the ledger refuses.
         """
         oldest = await self.book.oldest(series)
-        return oldest is not None and await self._run(self._reaches_back, series, oldest)
-
-    def _reaches_back(self, series: str, oldest: str) -> bool:
-        with disk(self._files.link(series)):
-            files = list(filter(is_regular, self._files.of(series)))
-        if not files:
-            return True
-        with log_window.opened(files[0]) as stream, self._lines(oldest) as export:
-            first_line = stream.read(0, READ).partition(b"\n")[0]
-            export_at, stream_at = (first_time(window, 0, window.size) for window in (export, stream))
-            is_older = export_at is not None and stream_at is not None and export_at < stream_at
-            return is_older or export.find(first_line, 0, export.size) >= 0
+        return oldest is not None and await self._run(self._ends.reaches_back, series, oldest)
 
     async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
         """Put the stream's files aside, and let a new one take all snapshots that are on disk.
@@ -616,7 +552,7 @@ class Streams:
             with disk(self._directory / state.path):
                 if self._files.of(state.series):
                     raise _UnknownFiles
-        with self._lines(snapshot.path) as export, self._last(state, is_new=is_new) as (delivered, complete):
+        with self._ends.lines(snapshot.path) as export, self._ends.last(state, is_new=is_new) as (delivered, complete):
             began = bool(state.reference or state.size or state.delivered_at)
             find = _find(delivered, export, began=began, complete=complete)
             find = _from_first_line(find, export)
@@ -635,47 +571,6 @@ class Streams:
             )
             cut = line_time(export.read(find.start, _LINE_HEAD)) is None
         return _Place(state=state, find=find, intent=intent, cut=cut, window=export.size)
-
-    def _lines(self, path: str) -> AbstractContextManager[Window]:
-        return log_window.lines(self._directory / path, reserve=self._reserve)
-
-    @contextmanager
-    def _last(self, state: StreamState, *, is_new: bool) -> Iterator[tuple[Window | None, bool]]:
-        """Return the end of what was delivered: of the last snapshot, or of the stream itself where that is gone.
-
-        And whether that is all that was ever delivered.
-        """
-        with ExitStack() as stack:
-            delivered = stack.enter_context(self._delivered(state)) if state.stands_in else None
-            if is_new:
-                yield None, False
-            elif delivered is not None:
-                yield delivered, state.complete
-            elif self._has_reference(state):
-                last = stack.enter_context(self._lines(state.reference))
-                yield Slice(last, min(state.delivered, last.size)), state.complete
-            else:
-                end, is_all = stack.enter_context(self._end(state))
-                yield end, state.complete and is_all
-
-    @contextmanager
-    def _end(self, state: StreamState) -> Iterator[tuple[Window | None, bool]]:
-        """Return the last lines of a stream, and whether they are all in one file; None where it has no file."""
-        newest = self._directory / state.path
-        with disk(newest):
-            files = list(filter(is_regular, self._files.of(state.series)))
-        if state.intent is not None and state.intent.path != state.path:  # it may be begun, and does not count yet
-            files = [file for file in files if file != self._directory / state.intent.path]
-        if not files:
-            yield None, False
-            return
-        size = state.size if files[-1] == newest and not state.closed else None
-        with log_window.end_of(files, size=size) as last:
-            yield last, len(files) == 1
-
-    def _has_reference(self, state: StreamState) -> bool:
-        """Return whether the snapshot is there that the next one is compared with; blocks."""
-        return bool(state.reference) and not state.stands_in and exists(self._directory / state.reference)
 
     def _target(self, state: StreamState, size: int) -> tuple[str, int]:
         """Return to which file lines go, and how much that has: a new one where the newest is old, large or closed."""
@@ -722,21 +617,12 @@ class Streams:
                 cut=place.cut,
                 path=intent.lines.path,
             )
-        return replace(intent, gap=gap, unfinished=await self._run(self._unfinished, state))
+        return replace(intent, gap=gap, unfinished=await self._run(self._ends.unfinished, state))
 
     async def _cause(self, state: StreamState, intent: Intent, origin: Origin) -> GapCause:
         past, until = await self.book.past(state), intent.updated_at
         since = max(state.reference_at, state.delivered_at or EPOCH)
         return cause_of_gap(past, since=since, until=until, schedule=origin.schedule, key=origin.key)
-
-    def _unfinished(self, state: StreamState) -> Piece | None:
-        if state.stands_in:
-            return Piece(path="", start=0, end=len(state.tail)) if state.tail else None
-        if not self._has_reference(state):
-            return None
-        with self._lines(state.reference) as last:
-            size = last.size
-        return Piece(path=state.reference, start=state.delivered, end=size) if size > state.delivered else None
 
     @unbroken
     async def _carry_out(
