@@ -34,7 +34,8 @@ async def test_two_generations_of_exports_are_on_disk_byte_for_byte(tmp_path: Pa
     backlog = timedelta(seconds=10)
     async with Sandbox(fleet=fleet, speed=SPEED, window=60_000, lines_per_second=50, backlog=backlog) as cloud:
         config = tmp_path / "ddslogd.yaml"
-        config.write_text(configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state") + ANY_PORT)
+        text = configuration(cloud, directory=tmp_path / "logs", state=tmp_path / "state") + ANY_PORT
+        config.write_text(text.replace("storage:\n", "storage:\n  snapshots: all\n"))
         nodes = [node.name for instance in fleet for node in instance.nodes]
         daemon = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ddslogd", "run", "-c", str(config)),
