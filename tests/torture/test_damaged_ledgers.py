@@ -440,7 +440,7 @@ def untimed(first: int, end: int) -> bytes:
 async def test_a_ledger_that_is_lost_at_any_step_of_a_cycle_loses_and_doubles_no_line(
     bed: Bed, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, snapshots: str, write: Callable[[int, int], bytes]
 ) -> None:
-    """Also of a log without times, as long as a snapshot is there to prove it. And retention knows each rotated file."""
+    """Also of a log without times, while a snapshot is there to prove it. And retention knows each rotated file."""
     bed.snapshots = snapshots
     bed.set("instances:", "stream: {rotate: {size: 100}}\ninstances:")
     loss, numbers = Loss(monkeypatch), count(step=2)
