@@ -101,6 +101,7 @@ def sandbox() -> Sandbox:
 def configured(cloud: Sandbox, directory: Path) -> Path:
     """Write a configuration for a daemon that keeps all below a directory; return where it is."""
     text = configuration(cloud, directory=directory / LOGS, state=directory / STATE)
+    text = text.replace("storage:\n", "storage:\n  snapshots: all\n")  # what the ledger promises of them is checked
     # The socket is no data, and not on the disk that is cut off.
     text += (
         f"web: {{enabled: false, socket: {directory.with_suffix('.sock')}}}\nstream: {{rotate: {{size: {ROTATE}}}}}\n"
