@@ -23,6 +23,8 @@ from ddslogd.model.instance import LogKind
 from ddslogd.model.snapshot import LogFile, Snapshot
 from ddslogd.model.stream import Gap, GapCause, StreamPart, StreamState
 from ddslogd.storage import paths as storage_paths
+from ddslogd.storage import retention_plan
+from ddslogd.storage.file_age import Ages
 from ddslogd.storage.ledger.snapshot_records import Ledger
 from ddslogd.storage.ledger.stream_records import StreamBook
 from ddslogd.storage.retention import Retention
@@ -34,7 +36,7 @@ from support.log_streams import new_lines
 from support.testbed import known_gaps, next_cycle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from structlog.typing import EventDict
@@ -740,6 +742,33 @@ def stream(bed: Bed) -> bytes:
 
 def keep(bed: Bed, text: str) -> None:
     bed.set("keep_free: 0\n", f"keep_free: 0\n  {text}\n")
+
+
+class Planner:
+    """Runs what a shelf asks, and notes which indexes find it."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.plan = ""
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self.plan += "\n".join(row[3] for row in self._db.execute(f"EXPLAIN QUERY PLAN {query}", values))
+        return self._db.execute(query, values)
+
+
+async def test_what_a_cycle_removes_is_found_by_indexes_however_many_entries_there_are(shelf: Shelf) -> None:
+    def ask(db: sqlite3.Connection) -> tuple[str, str]:
+        of_instance, of_streams = Planner(db), Planner(db)
+        ages = Ages(now=START)
+        for planner in (of_instance, of_streams):
+            shelved = retention_plan.Shelf(planner, ages, streamed=True, kept="none")  # type: ignore[arg-type]
+            list(shelved.snapshots(directory="snapshots/orders") if planner is of_instance else shelved.parts())
+        return of_instance.plan, of_streams.plan
+
+    of_instance, of_streams = await shelf.ledger.run(ask)
+
+    assert "SEARCH s USING INDEX snapshots_there (series>? AND series<?)" in of_instance
+    assert "SEARCH l USING INDEX stream_parts_of_series (series=? AND path>?)" in of_streams
 
 
 @pytest.mark.parametrize(("snapshots", "number"), [("latest", 1), ("none", 0)])
