@@ -349,7 +349,6 @@ def test_a_table_of_removals_says_why_each_goes() -> None:
         at=T0,
         first_at=None,
         last_at=None,
-        stays=True,
     )
     removals = [Removal(file=file, reason=Reason.AGE), Removal(file=file, reason=Reason.ROOM, unshipped=True)]
 

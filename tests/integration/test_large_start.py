@@ -64,7 +64,7 @@ async def test_what_a_start_asks_the_ledger_does_not_grow_with_its_snapshots(tmp
 async def test_streams_that_are_behind_are_found_by_their_index(tmp_path: Path) -> None:
     write_books(tmp_path, tmp_path / "logs", instances=1, snapshots=3, now=START, cycles=1)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
-        plan = " ".join(str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {BEHIND}", (0,)))
+        plan = " ".join(str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {BEHIND}", (0, False)))
 
     assert "USING INDEX snapshots_to_take" in plan, plan
 

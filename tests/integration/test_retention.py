@@ -762,12 +762,16 @@ async def test_what_a_cycle_removes_is_found_by_indexes_however_many_entries_the
         ages = Ages(now=START)
         for planner in (of_instance, of_streams):
             shelved = retention_plan.Shelf(planner, ages, streamed=True, kept="none")  # type: ignore[arg-type]
-            list(shelved.snapshots(directory="snapshots/orders") if planner is of_instance else shelved.parts())
+            list(
+                shelved.snapshots(directory="snapshots/orders", spent=True)
+                if planner is of_instance
+                else shelved.parts()
+            )
         return of_instance.plan, of_streams.plan
 
     of_instance, of_streams = await shelf.ledger.run(ask)
 
-    assert "SEARCH s USING INDEX snapshots_there (series>? AND series<?)" in of_instance
+    assert "SEARCH s USING INDEX snapshots_spent (series>? AND series<?)" in of_instance
     assert "SEARCH l USING INDEX stream_parts_of_series (series=? AND path>?)" in of_streams
 
 

@@ -301,7 +301,7 @@ async def test_a_part_has_the_checksum_of_all_and_only_what_is_new(tmp_path: Pat
 
     assert found == (6 + len(new), len(new), whole.md5, new)
     assert in_files == ([len(new)] if len(new) > MOST_NEW else [])
-    assert (list(tmp_path.rglob("*.part")), desk._held) == ([], 0)
+    assert (list(tmp_path.rglob("*.part")), desk._new) == ([], 0)
 
 
 async def test_parts_wait_in_memory_only_as_far_as_all_of_them_fit(tmp_path: Path, desk: Desk) -> None:
@@ -314,7 +314,7 @@ async def test_parts_wait_in_memory_only_as_far_as_all_of_them_fit(tmp_path: Pat
     for part in parts:
         await part.remove()
 
-    assert (in_files, desk._held) == ([False] * (len(parts) - 1) + [True], 0)
+    assert (in_files, desk._new) == ([False] * (len(parts) - 1) + [True], 0)
 
 
 async def test_more_than_the_object_has_is_refused(tmp_path: Path, desk: Desk) -> None:

@@ -5,6 +5,7 @@ link ─► ledger has it? ─► Downloader.fetch ─► publish ─► ledger
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -138,7 +139,7 @@ class FileCollection:
         """
         link, latest, came_at = self._link, held.latest, held.since  # by the cloud's clock, as its own time
         # Under this name and time, see _as_of_now; not where the bytes were the same after all.
-        has_grown = latest.path == latest.key and latest.file.updated_at > link.file.updated_at
+        has_grown = held.has_grown and latest.file.updated_at > link.file.updated_at
         made_at = latest.file.updated_at if has_grown else min(link.file.updated_at, came_at)
         self._standings.note_made(link.file, made_at)
         try:
@@ -193,7 +194,8 @@ class FileCollection:
     async def _extend(self, snapshot: Snapshot, part: Part) -> Outcome | None:
         """Let the stream take what the part has behind it; None where the file needs a copy of its own."""
         extended = self._stream and await self._feed.extend(snapshot, part, self._stream)
-        await part.remove()
+        with suppress(StorageError) if extended else nullcontext():  # the sweep removes it then
+            await part.remove()
         return Stored(snapshot=extended, fetched=part.received) if extended else None
 
     async def _keep(self, part: Part, fetched: Fetched | None) -> Outcome:

@@ -55,6 +55,7 @@ class Intent:
         last_at: The last one.
         older: Whether all of the snapshot was in the stream, and more: the next export is not compared with it.
         complete: As of ``StreamState``, once it is carried out.
+        md5: Of the lines where no file has them, lower-case hex: whether they are all in the stream's file shows that.
     """
 
     snapshot: str
@@ -68,6 +69,7 @@ class Intent:
     last_at: datetime | None = None
     older: bool = False
     complete: bool = False
+    md5: str = ""
     gap: Gap | None = None
 
     @property

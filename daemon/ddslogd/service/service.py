@@ -324,6 +324,8 @@ class Service:
             origin = stream_origin(known.get(name), name, self._settings.current)
             try:
                 await streams.catch_up(series, origin=origin, note=_unheard)
+                if self._settings.current.kept_snapshots == "none":
+                    await streams.stand_in(series)
             except StorageError as exc:
                 log.error("stream.failed", instance=name, reason=str(exc))
             except Exception as exc:  # noqa: BLE001  # whatever it is, it is this stream's alone

@@ -112,8 +112,7 @@ class Retention:
         ages, directory = Ages(now=self._clock.now()), f"{paths.SNAPSHOTS}/{paths.segment(instance)}"
 
         def ask(db: sqlite3.Connection) -> list[Kept]:
-            shelf = Shelf(db, ages, streamed=True, kept=kept)
-            return [file for file in shelf.snapshots(directory=directory) if not file.stays]
+            return list(Shelf(db, ages, streamed=True, kept=kept).snapshots(directory=directory, spent=True))
 
         spent = await self._ledger.run(ask)
         await self._remove([Removal(file=file, reason=Reason.SUPERSEDED) for file in spent])

@@ -69,7 +69,6 @@ class Kept:
             stream's file was closed, or its last line was written.
         first_at: The first time that its lines tell.
         last_at: The last one.
-        stays: Whether it goes for its age, or to make room, only.
     """
 
     kind: FileKind
@@ -82,7 +81,6 @@ class Kept:
     at: datetime
     first_at: datetime | None
     last_at: datetime | None
-    stays: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,20 +174,25 @@ class Shelf:
         files = self.snapshots() if kind is FileKind.SNAPSHOT else self.parts()
         return (file for file in files if file.path not in self._stuck)
 
-    def snapshots(self, *, directory: str = "") -> Iterator[Kept]:
+    def spent(self) -> Iterator[Kept]:
+        """Return the snapshots that nothing needs any more."""
+        return (file for file in self.snapshots(spent=True) if file.path not in self._stuck)
+
+    def snapshots(self, *, directory: str = "", spent: bool = False) -> Iterator[Kept]:
         """Yield snapshots, but for those not taken, the newest of each series, and what its stream compares with.
 
         Of these two, what a stream stands for may go, too, where none is to stay.
 
         Args:
             directory: Of an instance, relative to the storage directory; empty for all.
+            spent: But for those that go for their age, or to make room, only.
         """
         scope = "s.series > ? AND s.series < ?" if directory else "? = ? || '/'"  # an index finds one instance
         rows = self._db.execute(
-            "SELECT key, series, instance, log, node, size, min(updated_ms, stored_ms), first_ms, last_ms, kept"  # noqa: S608  # constants
+            "SELECT key, series, instance, log, node, size, min(updated_ms, stored_ms), first_ms, last_ms"  # noqa: S608  # constants
             " FROM snapshots AS s"
             f" WHERE {scope} AND published AND present AND (taken OR NOT ?)"
-            f" AND {STOOD_FOR if self.kept == 'none' else NOT_COMPARED}"
+            f" AND {STOOD_FOR if self.kept == 'none' else NOT_COMPARED}{' AND NOT kept' if spent else ''}"
             " ORDER BY min(updated_ms, stored_ms), key",
             (f"{directory}/", f"{directory}0" if directory else "", self.streamed),
         )
@@ -201,7 +204,7 @@ class Shelf:
         And but for those that have a part of the last export, where a stream stands for that.
         """
         rows = self._db.execute(
-            "SELECT p.path, series, instance, log, node, p.size, rotated_ms, p.first_ms, p.last_ms, 1"  # noqa: S608  # constants
+            "SELECT p.path, series, instance, log, node, p.size, rotated_ms, p.first_ms, p.last_ms"  # noqa: S608  # constants
             " FROM stream_parts AS p JOIN streams AS s USING (series) WHERE p.path != s.path"
             f" AND (reference NOT LIKE 'streams/%' OR {LATER} >= {LAST_WINDOW})"
             " ORDER BY rotated_ms, p.path"
@@ -245,15 +248,17 @@ class _Plan:
         keep = self._settings.keep
         limits = keep.limits(keep.snapshots if kind is FileKind.SNAPSHOT else keep.streams)
         before = self._shelf.ages.latest - limits.age if limits.age else EPOCH
-        spent = kind is FileKind.SNAPSHOT and self._shelf.kept != "all"
         for file in self._shelf.files(kind):
             too_much = limits.size is not None and self._sizes[kind] > limits.size
-            if not (file.at < before or too_much or spent):
+            if not (file.at < before or too_much):
                 break
-            superseded = spent and not file.stays
             too_old = limits.age is not None and self._is_older(file, limits.age)
-            if (too_old or too_much or superseded) and self._was_read(file):
-                self._choose(file, Reason.AGE if too_old else Reason.SIZE if too_much else Reason.SUPERSEDED)
+            if (too_old or too_much) and self._was_read(file):
+                self._choose(file, Reason.AGE if too_old else Reason.SIZE)
+        if kind is FileKind.SNAPSHOT and self._shelf.kept != "all":
+            for file in self._shelf.spent():
+                if file.path not in self._chosen and self._was_read(file):
+                    self._choose(file, Reason.SUPERSEDED)
 
     def _is_older(self, file: Kept, age: timedelta) -> bool:
         now = self._shelf.ages.now_for(file.instance)
@@ -278,7 +283,7 @@ class _Plan:
 @row_reader
 def read_kept(kind: FileKind, row: tuple[Any, ...]) -> Kept:
     """Read a row of the ledger: by position, since by name a million of them take a ninth longer."""
-    path, series, instance, logs, node, size, at, first, last, stays = row
+    path, series, instance, logs, node, size, at, first, last = row
     return Kept(
         kind=kind,
         path=path,
@@ -290,7 +295,6 @@ def read_kept(kind: FileKind, row: tuple[Any, ...]) -> Kept:
         at=moment_of(at),
         first_at=log_moment(first),
         last_at=log_moment(last),
-        stays=bool(stays),
     )
 
 

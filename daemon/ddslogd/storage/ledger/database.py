@@ -313,7 +313,7 @@ MIGRATIONS = (
     """
     ALTER TABLE snapshots ADD COLUMN kept INTEGER NOT NULL DEFAULT 1;   -- 1: goes by storage.keep alone
     ALTER TABLE streams ADD COLUMN tail BLOB NOT NULL DEFAULT x'';      -- a line without its end, which no file has
-    CREATE INDEX snapshots_there ON snapshots (series) WHERE published AND present;
+    CREATE INDEX snapshots_spent ON snapshots (series) WHERE published AND present AND NOT kept;
     CREATE INDEX stream_parts_of_series ON stream_parts (series, path);
     """,
 )

@@ -141,11 +141,13 @@ class HeldFiles:
         latest: The newest snapshot of its series with its file name: it may have been fetched again, since its bytes
             had changed.
         newest: The newest snapshot of its series.
+        has_grown: Whether the latest has other bytes than the one that came first.
     """
 
     since: datetime
     latest: Snapshot
     newest: Snapshot
+    has_grown: bool
 
 
 class Ledger:
@@ -236,12 +238,16 @@ class Ledger:
         """Return what there is of a file that is held, by its key; None where it is not held."""
 
         def ask(db: sqlite3.Connection) -> HeldFiles | None:
-            row = db.execute("SELECT stored_ms FROM snapshots WHERE key = ? AND published", (key,)).fetchone()
+            row = db.execute("SELECT * FROM snapshots WHERE key = ? AND published", (key,)).fetchone()
             if row is None:
                 return None
+            first = read_snapshot(row)
             _, *newest = db.execute(KNOWN, (key, paths.series(key))).fetchone()
             latest = read_snapshot(db.execute(LATEST, (key,)).fetchone())
-            return HeldFiles(since=moment_of(row[0]), latest=latest, newest=read_snapshot(tuple(newest)))
+            has_grown = (latest.md5, latest.size) != (first.md5, first.size)
+            return HeldFiles(
+                since=first.stored_at, latest=latest, newest=read_snapshot(tuple(newest)), has_grown=has_grown
+            )
 
         return await self.run(ask)
 

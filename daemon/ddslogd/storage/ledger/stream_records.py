@@ -41,7 +41,14 @@ if TYPE_CHECKING:
 BEHIND = (
     "SELECT DISTINCT series, instance FROM snapshots INDEXED BY snapshots_to_take"
     " WHERE published AND present AND NOT taken UNION SELECT series, instance FROM streams"
-    " WHERE intent != '' OR size AND NOT closed AND path != '' AND born_ms <= ?"
+    " WHERE intent != '' OR size AND NOT closed AND path != '' AND born_ms <= ? OR ? AND reference LIKE 'snapshots/%'"
+)
+
+
+# Those that are entered at the path of another one are there with it.
+MISSING_SINCE = (
+    "SELECT 1 FROM snapshots WHERE series = ? AND updated_ms >= ? AND published"
+    " AND (path = key AND NOT present OR path LIKE 'streams/%') LIMIT 1"
 )
 
 
@@ -134,20 +141,21 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
-    async def behind(self, *, born_until: datetime) -> tuple[tuple[str, str], ...]:
+    async def behind(self, *, born_until: datetime, stand_in: bool = False) -> tuple[tuple[str, str], ...]:
         """Return each series whose stream has something to do that no cycle may bring it.
 
         That is: snapshots that it has not taken, something half appended, or a newest file that is to be closed.
 
         Args:
             born_until: A file that began until then is old enough to be closed.
+            stand_in: Whether streams are to stand for the snapshots that they are compared with.
 
         Returns:
             Pairs of series and instance name.
         """
 
         def ask(db: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
-            return tuple(db.execute(BEHIND, (ms_of(born_until),)).fetchall())
+            return tuple(db.execute(BEHIND, (ms_of(born_until), stand_in)).fetchall())
 
         return await self._ledger.run(ask)
 
@@ -187,13 +195,15 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
-    async def oldest(self, series: str) -> str | None:
-        """Return the path of a series' oldest snapshot on disk; None for none."""
+    async def first_of_all(self, series: str) -> str | None:
+        """Return the path of a series' oldest snapshot on disk; None where it, or one since, is not there."""
 
         def ask(db: sqlite3.Connection) -> str | None:
-            query = "SELECT key FROM snapshots WHERE series = ? AND published AND present ORDER BY updated_ms LIMIT 1"
-            row = db.execute(query, (series,)).fetchone()
-            return str(row[0]) if row else None
+            query = "SELECT key, updated_ms FROM snapshots WHERE series = ? AND published AND present"
+            row = db.execute(f"{query} ORDER BY updated_ms LIMIT 1", (series,)).fetchone()
+            if row is None or db.execute(MISSING_SINCE, (series, row[1])).fetchone():
+                return None
+            return str(row[0])
 
         return await self._ledger.run(ask)
 
@@ -272,12 +282,18 @@ class StreamBook:
 
         await self._ledger.run(write)
 
-    async def pass_over(self, keys: Sequence[str], *, gone: bool = False) -> None:
-        """Record that streams need not take these snapshots; with ``gone``: for they have no file any more."""
+    async def pass_over(self, keys: Sequence[str], *, gone: bool = False, kept: bool = False) -> None:
+        """Record that streams need not take these snapshots.
+
+        Args:
+            keys: Of the snapshots.
+            gone: They have no file any more.
+            kept: They have lines that no stream has: they go by ``storage.keep`` alone.
+        """
 
         def write(db: sqlite3.Connection) -> None:
-            query = "UPDATE snapshots SET taken = 1, present = present AND NOT ? WHERE key = ?"
-            db.executemany(query, [(gone, key) for key in keys])
+            query = "UPDATE snapshots SET taken = 1, present = present AND NOT ?, kept = kept OR ? WHERE key = ?"
+            db.executemany(query, [(gone, kept, key) for key in keys])
             for series in {storage_paths.series(key) for key in keys}:
                 end_gap_of_absence(db, series)
 

@@ -73,6 +73,7 @@ class Desk:
         self.directories = Directories()
         self.publisher = Publisher(self.directories, self.reserve)
         self._held = 0  # bytes
+        self._new = 0  # the same, behind those of other files
         self._has_room = asyncio.Event()
         self._has_room.set()
         self.threads = max(2, min(WRITERS, len(os.sched_getaffinity(0))))
@@ -94,8 +95,12 @@ class Desk:
         await self._has_room.wait()
 
     def has_room_for(self, size: int) -> bool:
-        """Return whether so many bytes more may be kept in memory."""
-        return self._held + size <= MOST_HELD
+        """Return whether so many bytes more may be kept in memory behind those of other files."""
+        return self._new + size <= MOST_HELD
+
+    def hold_new(self, size: int) -> None:
+        """Record that so many are, or with a negative number that they are not any more. Nobody waits for these."""
+        self._new += size
 
     def hold(self, size: int) -> None:
         """Record that bytes are kept in memory, or with a negative number that they are not any more."""
@@ -245,7 +250,7 @@ class Part:
         new = (identity.total or 0) - self.seeded
         if new <= MOST_NEW and self._desk.has_room_for(new):
             self._expected = new
-            self._desk.hold(new)
+            self._desk.hold_new(new)
             return
         try:
             await self._create(Identity())
@@ -366,7 +371,9 @@ class Part:
             self._desk.hold(size)
 
     def _release(self) -> None:
-        self._desk.hold(-(self._expected if self.leans else sum(map(len, self._held))))
+        if not self.leans:
+            self._desk.hold(-sum(map(len, self._held)))
+        self._desk.hold_new(-self._expected)
         self._held, self._expected = (), 0
 
     def _compared(self, chunks: Sequence[bytes]) -> Sequence[bytes]:

@@ -13,7 +13,7 @@ from ddslogd.model.stream import Piece
 from ddslogd.storage.filesystem import disk, exists
 from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.log_time import first_time
-from ddslogd.storage.streams.overlap import READ, Behind, Continuation, Slice, continuation, is_same
+from ddslogd.storage.streams.overlap import Behind, Continuation, Slice, continuation, end_of_lines, is_same
 from ddslogd.storage.streams.stream_files import is_regular
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ddslogd.storage.streams.overlap import Window
     from ddslogd.storage.streams.stream_files import StreamFiles
 
+HEAD = 4096  # bytes of lines that a stream begins with: more than one line, mostly
+MOST_FILES = 64  # of a stream that are open at the same time
 MOST_TAIL = 64 * 1024  # bytes behind the last line end of a snapshot that the ledger keeps in its place
 
 
@@ -90,6 +92,10 @@ class StreamEnds:
                 found.append((file, state.size if is_live else file.lstat().st_size))
                 if sum(held for _, held in found) >= size:
                     break
+                if len(found) == MOST_FILES:
+                    raise StorageError(
+                        f"the last export is in more than {MOST_FILES} files of the stream: {newest.parent}"
+                    )
         return found[::-1]
 
     def unfinished(self, state: StreamState) -> Piece | None:
@@ -110,11 +116,16 @@ class StreamEnds:
         """Return what a snapshot has behind the bytes that the stream ends with; None where those differ. Blocks."""
         if not self._has_reference(state):
             return None
-        with self.lines(state.reference) as last, self.delivered(state) as delivered:
-            if delivered is None or last.size - state.delivered > MOST_TAIL:
-                return None
-            is_copy = is_same(Slice(last, min(state.delivered, last.size)), delivered)
-            return last.read(state.delivered, MOST_TAIL) if is_copy else None
+        try:
+            with self.lines(state.reference) as last, self.delivered(state) as delivered:
+                if delivered is None or last.size - state.delivered > MOST_TAIL:
+                    return None
+                is_copy = is_same(Slice(last, min(state.delivered, last.size)), delivered)
+                return last.read(state.delivered, MOST_TAIL) if is_copy else None
+        except StorageError as exc:  # then the snapshot stays
+            if exc.passing:
+                raise
+            return None
 
     def is_continued(self, state: StreamState, held: int, new: Window) -> bool:
         """Return whether a file that begins with as many of a stream's last bytes continues it right behind them."""
@@ -126,20 +137,30 @@ class StreamEnds:
         return isinstance(found, Continuation) and (found.start, found.changed, found.older) == (held, 0, False)
 
     def reaches_back(self, series: str, oldest: str) -> bool:
-        """Return whether a snapshot, by its path, reaches back to the first line of a stream.
+        """Return whether a snapshot, by its path, reaches back to the first line of a stream, if that can be read.
 
         Raises:
-            StorageError: The disk refuses.
+            StorageError: The snapshot cannot be read, or the disk refuses for a moment.
         """
         with disk(self._files.link(series)):
             files = list(filter(is_regular, self._files.of(series)))
         if not files:
             return True
-        with log_window.opened(files[0]) as stream, self.lines(oldest) as export:
-            first_line = stream.read(0, READ).partition(b"\n")[0]
+        with ExitStack() as stack:
+            export = stack.enter_context(self.lines(oldest))
+            try:
+                stream = stack.enter_context(log_window.opened(files[0]))
+            except StorageError as exc:
+                if exc.passing:
+                    raise
+                return True
             export_at, stream_at = (first_time(window, 0, window.size) for window in (export, stream))
-            is_older = export_at is not None and stream_at is not None and export_at < stream_at
-            return is_older or export.find(first_line, 0, export.size) >= 0
+            if export_at is not None and stream_at is not None and export_at < stream_at:
+                return True
+            most = min(HEAD, stream.size, end_of_lines(export))
+            head = stream.read(0, end_of_lines(Slice(stream, most)) or most)
+            at = export.find(head, 0, export.size)
+            return at == 0 or (at > 0 and export.read(at - 1, 1) == b"\n")
 
     @contextmanager
     def _end(self, state: StreamState) -> Iterator[tuple[Window | None, bool]]:

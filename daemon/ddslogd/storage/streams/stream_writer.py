@@ -8,6 +8,7 @@ A crash anywhere leaves either nothing or an intent, and an intent is carried ou
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -280,6 +281,10 @@ class Streams:
             state = backlog.state
             if backlog.waiting or state is None or _place_of(state) != _place_of(base):
                 return None
+            if series not in self._compared:
+                if await self._run(look, self._files, state) is not Doubt.NONE:
+                    return None
+                self._compared.add(series)
             held = snapshot.size - new.size
             found = await self._run(self._look_behind, state, snapshot, new, witness, latest=self._latest(origin))
             if found is None:
@@ -319,6 +324,7 @@ class Streams:
         intent = Intent(
             snapshot=snapshot.key,
             lines=Piece(path="", start=0, end=end),
+            md5=_md5_of(new, 0, end),
             path=path,
             base=base,
             delivered=held + end,
@@ -367,7 +373,9 @@ class Streams:
 
     async def behind(self) -> tuple[tuple[str, str], ...]:
         """Return what is to catch up, though no cycle may come: pairs of series and instance name."""
-        return await self.book.behind(born_until=self._clock.now() - self._settings.current.stream.rotate.every)
+        settings = self._settings.current
+        born_until = self._clock.now() - settings.stream.rotate.every
+        return await self.book.behind(born_until=born_until, stand_in=settings.kept_snapshots == "none")
 
     async def is_covered(self, series: str) -> bool:
         """Return whether the snapshots on disk reach back to a stream's first line: it can be made of them again.
@@ -375,7 +383,7 @@ class Streams:
         Raises:
             StorageError: The disk or the ledger refuses.
         """
-        oldest = await self.book.oldest(series)
+        oldest = await self.book.first_of_all(series)
         return oldest is not None and await self._run(self._ends.reaches_back, series, oldest)
 
     async def rebuild(self, series: str, *, origin: Origin, note: Callable[[Advance], None]) -> Path | None:
@@ -426,10 +434,10 @@ class Streams:
                 backlog = await self.book.backlog(series)
             self._compared.add(series)
         intent = backlog.state.intent if backlog.state is not None else None
-        if backlog.state is not None and intent is not None and not intent.is_held:
+        if backlog.state is not None and intent is not None:
             async with self._under_way:
-                await self._resume(backlog.state, intent)
-            backlog = await self.book.backlog(series)
+                resumed = await self._resume(backlog.state, intent)
+            backlog = await self.book.backlog(series) if resumed else backlog
         if backlog.state is not None and self._known_to.get(series, self._began_with) != generation:
             # What was being appended went into a new ledger, and nothing else.
             parts = await self._run(closed_parts, self._files, backlog.state, latest=self._latest(origin))
@@ -455,13 +463,44 @@ class Streams:
         await self.book.forget(state.series)
 
     @unbroken
-    async def _resume(self, state: StreamState, intent: Intent) -> None:
-        """Carry out what was begun, or forget the stream where that cannot be done any more."""
+    async def _resume(self, state: StreamState, intent: Intent) -> bool:
+        """Carry out what was begun, or forget the stream where that cannot be done any more.
+
+        Returns:
+            False where that waits for the next snapshot, since no file has the lines.
+        """
+        if intent.is_held:
+            return await self._complete(state, intent)
         if await self._is_there(intent.lines.path):
             await self._carry_out(state, await self._as_far_as_there(intent))
         else:
             log.error("stream.source_gone", instance=state.instance, path=intent.lines.path, todo=LEAVE_SNAPSHOTS)
             await self.book.abandon(state.series, intent)
+        return True
+
+    async def _complete(self, state: StreamState, intent: Intent) -> bool:
+        """Record lines that no file but the stream's own has, where all of them are there; return whether they are."""
+        if not await self._run(self._is_appended, intent):
+            return False
+        parts = []
+        if state.size and not state.closed and intent.path != state.path:
+            parts = await self._run(self._closed_before, state, intent)
+        after = state.after(intent, now=self._clock.now())
+        after = replace(after, reference="", delivered=0, complete=False)  # what else the file had is not known
+        await self.book.commit(after, intent, parts=parts)
+        return True
+
+    def _is_appended(self, intent: Intent) -> bool:
+        path = self._directory / intent.path
+        with disk(path):
+            if not is_regular(path):
+                return False
+        with log_window.opened(path) as file:
+            end = intent.base + intent.size
+            if intent.unfinished or file.size != end or _md5_of(file, intent.base, end) != intent.md5:
+                return False
+        self._files.make_durable(path)
+        return True
 
     @unbroken
     async def _adopt(self, series: str, waiting: Sequence[Snapshot], *, latest: datetime) -> bool:
@@ -526,7 +565,7 @@ class Streams:
             if not await self._run(_is_readable, self._directory / snapshot.path):
                 await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
                 return None
-            if await self._run(_is_readable, self._directory / state.reference):
+            if not state.stands_in and await self._run(_is_readable, self._directory / state.reference):
                 raise
         # Compared with the stream itself.
         return await self._run(self._look, replace(state, reference=""), snapshot, latest)
@@ -544,7 +583,7 @@ class Streams:
             reason=reason,
             todo=LEAVE_SNAPSHOTS if gone else "see the file; where lines are missing now, a gap is told of",
         )
-        await self.book.pass_over([snapshot.key], gone=gone)
+        await self.book.pass_over([snapshot.key], gone=gone, kept=True)
 
     def _look(self, state: StreamState, snapshot: Snapshot, latest: datetime, *, is_new: bool = False) -> _Place:
         """Find where the snapshot goes on; blocks."""
@@ -657,7 +696,7 @@ class Streams:
             if state.size and not state.closed and intent.path != state.path:
                 parts = await self._run(self._closed_before, state, intent)
         after = state.after(intent, now=self._clock.now(), tail=tail)
-        entry = entry and replace(entry, path=after.reference)
+        entry = entry and replace(entry, path=after.reference, first_at=intent.first_at, last_at=intent.last_at)
         after = await self.book.commit(after, intent, parts=parts, entry=entry)
         if intent.size and state.size and planned != state.path:
             _bound(state).info("stream.rotated", path=state.path, size=state.size)
@@ -736,6 +775,13 @@ def _taken_one(step: Callable[[], Any]) -> Any:
         return step()
     except Exception as exc:  # noqa: BLE001  # it is whose step it was, and nobody else's
         return exc
+
+
+def _md5_of(window: Window, start: int, end: int) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for at in range(start, end, READ):
+        digest.update(window.read(at, min(READ, end - at)))
+    return digest.hexdigest()
 
 
 def _place_of(state: StreamState) -> tuple[str, int, bool, Intent | None]:
