@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from ddslogd.collection.stream_origin import stream_origin
 from ddslogd.download.delta import HEAD
+from ddslogd.model.errors import StorageError
 from ddslogd.model.snapshot import Identity
 from ddslogd.model.stream import GapCause
+from ddslogd.service.factory import rebuilt
+from ddslogd.storage import paths
+from ddslogd.storage.ledger.snapshot_records import read_newest
 from ddslogd.storage.snapshots.checksums import Checks, Digests
 from ddslogd.storage.snapshots.partial_file import MOST_HELD, MOST_NEW, Desk, Part
 from ddslogd.storage.streams.overlap import HeldWindow, Witness
+from ddslogd.storage.streams.stream_end import MOST_FILES
 from support.testbed import Bed, known_gaps, next_cycle
 
 if TYPE_CHECKING:
@@ -262,6 +273,166 @@ async def test_what_is_held_of_a_stream_that_went_on_meanwhile_counts_for_nothin
         await next_cycle(bare)
 
         assert (asked(cloud)[-1], stream(bare), bare.files()) == (None, cloud.log_of(NODE), [])
+
+
+@pytest.mark.parametrize("snapshots", ["latest", "none"])
+async def test_a_snapshot_whose_lines_no_stream_takes_stays(bed: Bed, log: Log, snapshots: str) -> None:
+    """It came late, is older than the stream's end, and has nothing in common with it: the missing lines."""
+    bed.snapshots = snapshots
+    async with bed.cloud(window=WINDOW) as cloud, bed.open() as service:
+        archive = service._archive
+        cloud.write(NODE, log.lines(1000))
+        await next_cycle(bed)
+        ((series, first),) = (await archive.ledger.run(lambda db: read_newest(db, "snapshots/solo"))).items()
+        late = log.lines(1500)
+        cloud.write(NODE, late + log.lines(3000))
+        bed.clock.forward(minutes=20)
+        await next_cycle(bed)
+        file = replace(first.file, file_name="late", updated_at=first.file.updated_at + timedelta(minutes=10))
+        key = paths.key(file)
+        (bed.directory / key).parent.mkdir(parents=True, exist_ok=True)
+        (bed.directory / key).write_bytes(late)
+        await archive.ledger.enter(replace(first, file=file, key=key, path=key, size=len(late), md5="late"))
+
+        origin = stream_origin(bed.instance(), "solo", bed.settings)
+        await archive.streams.catch_up(series, origin=origin, note=lambda _: None)
+        await archive.retention.drop_superseded("solo")
+
+        assert (bed.directory / key).read_bytes() == late
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["rotated by size", "closed by age"])
+async def test_a_ledger_that_was_put_back_doubles_nothing(bare: Bed, log: Log, *, quiet: bool) -> None:
+    bare.set("instances:\n", "stream: {rotate: {size: 30KB}}\ninstances:\n")
+    async with bare.cloud(window=WINDOW) as cloud:
+        async with bare.open():
+            for number in (1000, 500):
+                cloud.write(NODE, log.lines(number))
+                await next_cycle(bare)
+        shutil.copytree(bare.state, bare.state.with_name("copy"))
+        bare.clock.forward(hours=30 if quiet else 0)
+        os.environ["DDSLOGD_TOKEN"] = cloud.issue_token()
+        async with bare.open():
+            cloud.write(NODE, log.lines(50 if quiet else 500))
+            await next_cycle(bare)
+        shutil.rmtree(bare.state)
+        shutil.copytree(bare.state.with_name("copy"), bare.state)
+        with capture_logs() as events:
+            async with bare.open():
+                for _ in range(2):
+                    cloud.write(NODE, log.lines(10))
+                    await next_cycle(bare)
+
+        assert (stream(bare), "ledger.outdated" in {event["event"] for event in events}) == (cloud.log_of(NODE), True)
+
+
+async def test_lines_whose_commit_did_not_come_are_known_though_the_window_has_moved_on(bare: Bed, log: Log) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        raise StorageError("no")
+
+    async with bare.cloud(window=WINDOW) as cloud:
+        async with bare.open() as service:
+            cloud.write(NODE, log.lines(1000))
+            await next_cycle(bare)
+            service._archive.streams.book.commit = refused  # type: ignore[assignment,method-assign]
+            cloud.write(NODE, log.lines(800))
+            await next_cycle(bare)
+        async with bare.open():
+            cloud.write(NODE, log.lines(1000))
+            await next_cycle(bare)
+
+        assert (stream(bare), known_gaps(bare.state)) == (cloud.log_of(NODE), ())
+
+
+async def test_a_file_of_the_stream_that_cannot_be_read_stops_no_stream(
+    bare: Bed, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window lies in several files, the oldest of which has a bad block."""
+    bare.set("instances:\n", "stream: {rotate: {size: 30KB}}\ninstances:\n")
+    real = os.pread
+    async with bare.cloud(window=WINDOW) as cloud, bare.open():
+        for _ in range(6):
+            cloud.write(NODE, log.lines(300))
+            await next_cycle(bare)
+        *_, bad, _, _ = sorted((bare.directory / "streams" / "solo" / NODE).iterdir())
+
+        def pread(fd: int, size: int, at: int) -> bytes:
+            if os.path.realpath(f"/proc/self/fd/{fd}") == str(bad):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(fd, size, at)
+
+        monkeypatch.setattr(os, "pread", pread)
+        brought = []
+        for _ in range(4):
+            cloud.write(NODE, log.lines(100))
+            brought.append((await next_cycle(bare)).new_bytes)
+        monkeypatch.undo()
+
+        assert (all(brought), stream(bare)) == (True, cloud.log_of(NODE))
+
+
+async def test_for_more_files_than_may_be_open_the_last_export_stays(bare: Bed, log: Log) -> None:
+    bare.set("instances:\n", "stream: {rotate: {size: 100}}\ninstances:\n")
+    async with bare.cloud(window=WINDOW) as cloud, bare.open():
+        cloud.write(NODE, log.lines(400))
+        await next_cycle(bare)
+        for _ in range(MOST_FILES + 2):
+            cloud.write(NODE, log.lines(1))
+            await next_cycle(bare)
+
+        assert (bare.contents(), stream(bare)) == ([cloud.log_of(NODE)], cloud.log_of(NODE))
+
+
+async def test_a_file_that_grows_under_its_name_and_time_is_not_stalled_when_it_is_quiet(bare: Bed, log: Log) -> None:
+    frozen: dict[str, str] = {}
+
+    def freeze(reply: Any) -> Any:
+        for row in reply["list"]:
+            if row["status"] == "SUCCESS":
+                for name in ("updated_at", "file_name"):
+                    row[name] = frozen.setdefault(name, row[name])
+        return reply
+
+    async with bare.cloud(window=WINDOW) as cloud, bare.open():
+        cloud.faults.mangle = freeze
+        outcomes = []
+        for number in (800, 100, 100, 0, 100, 0):
+            cloud.write(NODE, log.lines(number))
+            outcomes.append((await next_cycle(bare)).outcome.value)
+
+        assert (outcomes, stream(bare)) == (["ok"] * 6, cloud.log_of(NODE))
+
+
+async def test_a_quiet_node_s_snapshot_goes_too_once_none_is_to_stay(bed: Bed, log: Log) -> None:
+    async with bed.cloud(window=WINDOW) as cloud:
+        async with bed.open():
+            cloud.write(NODE, log.lines(300))
+            await next_cycle(bed)
+        bed.snapshots = "none"
+        async with bed.open() as service:
+            await next_cycle(bed)
+            await service._catch_up()
+            await service._archive.retention.run()
+
+        assert (bed.files(), stream(bed)) == ([], cloud.log_of(NODE))
+
+
+@pytest.mark.parametrize("snapshots", ["latest", "none"])
+async def test_a_rebuild_is_refused_where_a_snapshot_in_between_is_gone(bed: Bed, log: Log, snapshots: str) -> None:
+    """An older version left the first ones, which stay, and reach back to the stream's first line."""
+    async with bed.cloud(window=WINDOW) as cloud:
+        for number in range(8):
+            cloud.write(NODE, log.lines(600))
+            await next_cycle(bed)
+            with closing(sqlite3.connect(bed.state / "ledger.sqlite3")) as db, db:
+                db.execute("UPDATE snapshots SET kept = kept OR ?", (number < 2,))
+            bed.snapshots = snapshots if number else "all"
+        before = stream(bed)
+
+        done = await rebuilt(bed.settings, "solo", shorter=False, clock=bed.clock, note=lambda _: None)
+
+        assert done is not None
+        assert (done.short, stream(bed)) == ((f"streams/solo/{NODE}.log",), before)
 
 
 # --- a part that leans on other files ---------------------------------------------------------------------------------
