@@ -25,7 +25,7 @@ from ddslogd.storage.ledger import database
 from ddslogd.storage.ledger.gap_records import gaps
 from ddslogd.storage.ledger.snapshot_records import Ledger
 from ddslogd.storage.streams import log_window
-from ddslogd.storage.streams.overlap import HeldWindow, Witness, longest_end
+from ddslogd.storage.streams.overlap import HeldWindow, ProofLine, longest_end
 from ddslogd.storage.streams.stream_writer import Origin, Streams
 from support.live_settings import live_settings
 from support.places import ROOT
@@ -88,9 +88,9 @@ async def run_without_snapshots(directory: Path) -> None:
         if not known.held and not await extend(entry, known.newest, streams):
             await publish(entry, directory, ledger)
         await streams.catch_up(SERIES, origin=ORIGIN, note=lambda _: None)
-        await streams.stand_in(SERIES)
+        await streams.make_own_reference(SERIES)
         state = (await streams.book.backlog(SERIES)).state
-        if state is not None and state.stands_in:
+        if state is not None and state.is_own_reference:
             gone = [path for path in (directory / "snapshots").rglob("*.log") if path.is_file()]
             for path in gone:
                 path.unlink()
@@ -133,12 +133,12 @@ async def extend(entry: Snapshot, newest: Snapshot | None, streams: Streams) -> 
         if start is None or held.size < seed.whole_lines:
             return False
         there = held.read(start, held.size - start)
-        witness = Witness(held, since=held.size - seed.whole_lines)
-        witness.read(0, held.read(0, held.size))
+        proof_line = ProofLine(held, since=held.size - seed.whole_lines)
+        proof_line.read(0, held.read(0, held.size))
     if not content.startswith(there):
         return False
     new = HeldWindow(content[len(there) :])
-    found = await streams.extend(entry, new, witness=witness, base=state, origin=ORIGIN, note=lambda _: None)
+    found = await streams.extend(entry, new, proof_line=proof_line, base=state, origin=ORIGIN, note=lambda _: None)
     return found is not None
 
 

@@ -183,7 +183,7 @@ class FileCollection:
             # It is not next to it any more, or is gone: then it takes a copy of its own.
             fetched = await downloader.fetch(link, part, renew=renew)
         async with self._one_by_one:
-            if fetched is not None and part.leans:
+            if fetched is not None and part.in_place:
                 extended = await self._extend(self._snapshot(part, fetched), part)
                 if extended is not None:
                     return extended

@@ -33,21 +33,21 @@ class StreamFeed:
             await self._archive.recovery.of(name)  # the ledger may be a new one since the cycle began
             await self._archive.streams.catch_up(series, origin=self._origin(), note=self._result.advances.append)
             if self._context.settings.kept_snapshots == "none":
-                await self._archive.streams.stand_in(series)
+                await self._archive.streams.make_own_reference(series)
         except StorageError as exc:
             self._result.failed_streams.append(exc)
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is this stream's alone
             self._result.failed_streams.append(self._context.bugs.note(exc, instance=name, series=series))
 
     async def extend(self, snapshot: Snapshot, part: Part, base: StreamState) -> Snapshot | None:
-        """Let a stream take what a part has that leans on it; as ``Streams.extend`` does.
+        """Let a stream take what a part has behind what the stream holds; as ``Streams.extend`` does.
 
         Raises:
             StorageError: The disk or the ledger refuses.
         """
         note = self._result.advances.append
         return await self._archive.streams.extend(
-            snapshot, part.new, witness=part.witness, base=base, origin=self._origin(), note=note
+            snapshot, part.new, proof_line=part.proof_line, base=base, origin=self._origin(), note=note
         )
 
     async def drop_superseded(self) -> None:

@@ -20,7 +20,7 @@ import structlog
 from ddslogd.model.errors import StorageError
 from ddslogd.storage.gzip_file import MAGIC
 from ddslogd.storage.streams import log_window
-from ddslogd.storage.streams.overlap import Witness, longest_end
+from ddslogd.storage.streams.overlap import ProofLine, longest_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +118,7 @@ class Delta:
             if held is None:
                 self.reason = "the file does not begin with the end of the last one"
             elif seed.in_place:
-                await part.lean(identity, held.files, start=held.start, witness=held.witness)
+                await part.begin_in_place(identity, held.files, start=held.start, proof_line=held.proof_line)
             else:
                 await part.seed(identity, held.files[0][0], start=held.start)
         except StorageError as exc:  # no loss: the file is fetched whole, and says where the disk refuses that
@@ -132,12 +132,12 @@ class _Held:
     Attributes:
         files: Where, with their sizes.
         start: Where in them the object begins.
-        witness: Of the last file.
+        proof_line: Of the last file.
     """
 
     files: Sequence[tuple[Path, int]]
     start: int
-    witness: Witness
+    proof_line: ProofLine
 
 
 def _held_from(seed: Seed, head: bytes, total: int) -> _Held | None:
@@ -146,7 +146,7 @@ def _held_from(seed: Seed, head: bytes, total: int) -> _Held | None:
         start = longest_end(held, head, most=total)
         if start is None or held.size < seed.whole_lines:
             return None
-        return _Held(files=files, start=start, witness=Witness(held, since=held.size - seed.whole_lines))
+        return _Held(files=files, start=start, proof_line=ProofLine(held, since=held.size - seed.whole_lines))
 
 
 def _is_same(beginning: Beginning, seed: Seed, part: Part) -> bool:

@@ -125,7 +125,7 @@ class StreamState:
     intent: Intent | None = None
 
     @property
-    def stands_in(self) -> bool:
+    def is_own_reference(self) -> bool:
         """Return whether the stream's own end is what the next snapshot is compared with."""
         return self.reference.startswith(STREAMS)
 

@@ -141,21 +141,21 @@ class StreamBook:
 
         return await self._ledger.run(ask)
 
-    async def behind(self, *, born_until: datetime, stand_in: bool = False) -> tuple[tuple[str, str], ...]:
+    async def behind(self, *, born_until: datetime, own_reference: bool = False) -> tuple[tuple[str, str], ...]:
         """Return each series whose stream has something to do that no cycle may bring it.
 
         That is: snapshots that it has not taken, something half appended, or a newest file that is to be closed.
 
         Args:
             born_until: A file that began until then is old enough to be closed.
-            stand_in: Whether streams are to stand for the snapshots that they are compared with.
+            own_reference: Whether streams are to stand for the snapshots that they are compared with.
 
         Returns:
             Pairs of series and instance name.
         """
 
         def ask(db: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
-            return tuple(db.execute(BEHIND, (ms_of(born_until), stand_in)).fetchall())
+            return tuple(db.execute(BEHIND, (ms_of(born_until), own_reference)).fetchall())
 
         return await self._ledger.run(ask)
 
@@ -352,7 +352,7 @@ class StreamBook:
 
         await self._ledger.run(write)
 
-    async def stand_in(self, state: StreamState, tail: bytes) -> None:
+    async def make_own_reference(self, state: StreamState, tail: bytes) -> None:
         """Record that a stream ends with the bytes of the snapshot that it is compared with, and stands for it.
 
         Args:

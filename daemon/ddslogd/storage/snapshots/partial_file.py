@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ddslogd.storage.gzip_file import Unpacked
     from ddslogd.storage.snapshots.checksums import Checks
     from ddslogd.storage.snapshots.publisher import LogTimes
-    from ddslogd.storage.streams.overlap import Window, Witness
+    from ddslogd.storage.streams.overlap import ProofLine, Window
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -139,8 +139,8 @@ class Part:
             adds them.
         seeded: Bytes at the beginning that are another file's; 0 for none. Only the MD5 of the whole proves that they
             belong there.
-        leans: Whether these were not copied: the part has only what comes behind them.
-        witness: Where it leans on others: has seen them.
+        in_place: Whether these were not copied: the part has only what comes behind them.
+        proof_line: In place: has seen what the others hold.
         digests: Of the bytes that count, once it is settled.
         identity: What the bytes are a part of.
         tail: What the file held beyond ``size`` when it was taken over from an earlier process: not trusted, to be
@@ -162,8 +162,8 @@ class Part:
         self.size = 0
         self.received = 0
         self.seeded = 0
-        self.leans = False
-        self.witness: Witness | None = None
+        self.in_place = False
+        self.proof_line: ProofLine | None = None
         self._expected = 0  # bytes in memory that were asked for
         self.identity = Identity()
         self.tail = b""
@@ -222,8 +222,8 @@ class Part:
                 await self._desk.run(self._copy, self._fd, copy, path, start=start, total=total)
             self.identity = identity
 
-    async def lean(
-        self, identity: Identity, files: Sequence[tuple[Path, int]], *, start: int, witness: Witness
+    async def begin_in_place(
+        self, identity: Identity, files: Sequence[tuple[Path, int]], *, start: int, proof_line: ProofLine
     ) -> None:
         """Begin with an object of this identity and with the bytes of other files, from ``start`` on, which stay there.
 
@@ -233,7 +233,7 @@ class Part:
             identity: Its length is known.
             files: With their sizes; one behind the other.
             start: Bytes of them that come before the object.
-            witness: Is shown all that is read.
+            proof_line: Is shown all that is read.
 
         Raises:
             StorageError: They cannot be read, or as of ``begin``; nothing of it counts.
@@ -241,12 +241,12 @@ class Part:
         if self._begun:
             await self.remove()
         try:
-            await self._desk.run(self._take_in, files, start, witness)
+            await self._desk.run(self._take_in, files, start, proof_line)
         except BaseException:
             self.digests = Digests(self._desk.checks)
             raise
         self.size = self.seeded = self._begun_back = self.digests.size
-        self.identity, self._begun, self.leans, self.witness = identity, True, True, witness
+        self.identity, self._begun, self.in_place, self.proof_line = identity, True, True, proof_line
         new = (identity.total or 0) - self.seeded
         if new <= MOST_NEW and self._desk.has_room_for(new):
             self._expected = new
@@ -260,7 +260,7 @@ class Part:
 
     @property
     def new(self) -> Window:
-        """Return what a part that leans on other files has behind them."""
+        """Return what a part in place has behind the bytes of other files."""
         if self._fd is None:
             return HeldWindow(b"".join(self._held))
         return log_window.FileWindow(self._final, self._fd, self.size - self.seeded)
@@ -270,7 +270,7 @@ class Part:
 
         Raises:
             Changed: They differ from the tail that an earlier process left: something before it may be wrong too; or
-                they are more than the object has, where it leans on another file.
+                they are more than the object has, in place.
             StorageError: The disk refuses; what was written counts.
             ValueError: Nothing has begun.
         """
@@ -278,9 +278,9 @@ class Part:
             msg = "a part is appended to after begin or take_over"
             raise ValueError(msg)
         size = sum(map(len, chunks))
-        if self.leans and self.size + size > (self.identity.total or 0):
+        if self.in_place and self.size + size > (self.identity.total or 0):
             raise Changed("the object store sends more bytes than the object has")
-        if self._fd is None and (self.leans or self._held or size == self.identity.total):
+        if self._fd is None and (self.in_place or self._held or size == self.identity.total):
             await self._hold(chunks, size)
             return
         if self._fd is None:
@@ -314,7 +314,7 @@ class Part:
             Unpublishable: It would become larger than ``most``, or is packed too well to be a log.
             StorageError: It cannot be read.
         """
-        if self.leans:
+        if self.in_place:
             return None
         content = self._content()
         with disk(self._final):
@@ -352,7 +352,7 @@ class Part:
     @property
     def _elsewhere(self) -> int:
         """Return the bytes at the beginning that are in other files."""
-        return self.seeded if self.leans else 0
+        return self.seeded if self.in_place else 0
 
     def _stride(self) -> int:
         return min(self.size, self.digests.size + STRIDE)
@@ -367,11 +367,11 @@ class Part:
         self._held += (piece,)
         self.size += size
         self.received += size
-        if not self.leans:
+        if not self.in_place:
             self._desk.hold(size)
 
     def _release(self) -> None:
-        if not self.leans:
+        if not self.in_place:
             self._desk.hold(-sum(map(len, self._held)))
         self._desk.hold_new(-self._expected)
         self._held, self._expected = (), 0
@@ -426,7 +426,7 @@ class Part:
             return
         self._release()
         self.size, self.seeded, self.tail, self.identity, self._begun = 0, 0, b"", Identity(), False
-        self.leans = False
+        self.in_place = False
         self.digests, self._begun_back, self._reserved = Digests(self._desk.checks), 0, 0
         if self._path is not None:
             await self._unlink(self._path)
@@ -496,12 +496,12 @@ class Part:
         os.lseek(fd, offset, os.SEEK_SET)
         self.size = offset
 
-    def _take_in(self, files: Sequence[tuple[Path, int]], start: int, witness: Witness) -> None:
-        """Take the checksums of what the part leans on."""
+    def _take_in(self, files: Sequence[tuple[Path, int]], start: int, proof_line: ProofLine) -> None:
+        """Take the checksums of what other files hold of the part."""
         with log_window.joined(files) as held:
-            for at in range(min(start, witness.since), held.size, READ):
+            for at in range(min(start, proof_line.since), held.size, READ):
                 piece = held.read(at, READ)
-                witness.read(at, piece)
+                proof_line.read(at, piece)
                 self.digests.update(memoryview(piece)[max(0, start - at) :])
 
     def _copy(self, fd: int, part: Path, path: Path, *, start: int, total: int) -> None:

@@ -201,7 +201,7 @@ class Store:
         return (*(path for path in growing if path is not None), *(left.path for left in self._left.values()))
 
     async def _put_aside(self, part: Part, final: Path, useful_until: datetime) -> None:
-        if part.path is None or not part.resumable or part.leans:
+        if part.path is None or not part.resumable or part.in_place:
             await part.remove()
             return
         self._left[final] = _Left(

@@ -204,7 +204,7 @@ def longest_end(window: Window, head: bytes, *, most: int) -> int | None:
     return next(_places(window, head, since=max(0, window.size - most)), None)
 
 
-class Witness:
+class ProofLine:
     """The last line with a time in a window, and how often it is there: counted while the window is read anyway.
 
     Attributes:

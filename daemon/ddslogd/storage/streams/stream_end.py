@@ -49,7 +49,7 @@ class StreamEnds:
         And whether that is all that was ever delivered.
         """
         with ExitStack() as stack:
-            delivered = stack.enter_context(self.delivered(state)) if state.stands_in else None
+            delivered = stack.enter_context(self.delivered(state)) if state.is_own_reference else None
             if is_new:
                 yield None, False
             elif delivered is not None:
@@ -104,7 +104,7 @@ class StreamEnds:
         Raises:
             StorageError: The snapshot that has it cannot be read.
         """
-        if state.stands_in:
+        if state.is_own_reference:
             return Piece(path="", start=0, end=len(state.tail)) if state.tail else None
         if not self._has_reference(state):
             return None
@@ -179,4 +179,4 @@ class StreamEnds:
 
     def _has_reference(self, state: StreamState) -> bool:
         """Return whether the snapshot is there that the next one is compared with; blocks."""
-        return bool(state.reference) and not state.stands_in and exists(self._files.directory / state.reference)
+        return bool(state.reference) and not state.is_own_reference and exists(self._files.directory / state.reference)

@@ -40,6 +40,7 @@ class StreamFiles:
         self.directories = directories
         # By the directory of an instance: nobody makes such files any more, so it is listed once. It holds all nodes.
         self._old: dict[Path, tuple[str, ...]] = {}
+        self._moved = 0  # changes when one was given another name: what was listed before does not count
 
     def of(self, series: str) -> list[Path]:
         """Return the files of a stream, oldest first; those of the old layout, too.
@@ -125,6 +126,7 @@ class StreamFiles:
         while os.path.lexists(target := link.with_name(paths.old_rotated_path(PurePosixPath(link.name), moment).name)):
             moment += _MILLISECOND
         link.rename(target)
+        self._moved += 1
         self._old.pop(link.parent, None)
         sync_directory(link.parent)
 
@@ -142,14 +144,17 @@ class StreamFiles:
                     file.rename(aside / file.name)
                 for changed in {aside, aside.parent, aside.parent.parent, *(file.parent for file in files)}:
                     sync_directory(changed)
+        self._moved += 1
         self._old.clear()
         return files
 
     def _old_rotated(self, link: Path) -> list[Path]:
         """Return the files of the old layout that were renamed when they were where the link is now, oldest first."""
-        names = self._old.get(link.parent)
+        names, moved = self._old.get(link.parent), self._moved
         if names is None:
-            names = self._old[link.parent] = tuple(_listed(link.parent, paths.is_any_old_rotated))
+            names = tuple(_listed(link.parent, paths.is_any_old_rotated))
+            if moved == self._moved:
+                self._old[link.parent] = names
         return [
             file
             for name in names

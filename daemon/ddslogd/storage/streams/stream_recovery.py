@@ -142,7 +142,7 @@ def _is_misfit(directory: Path, newest: Path, state: StreamState) -> bool:
 def _ends_alike(directory: Path, newest: Path, state: StreamState) -> bool:
     """Return whether the newest file ends with the last line of the reference that was delivered, as far as is seen."""
     reference = directory / state.reference
-    if not state.reference or state.stands_in or not reference.is_file():
+    if not state.reference or state.is_own_reference or not reference.is_file():
         return True
     try:
         with log_window.lines(reference) as other:

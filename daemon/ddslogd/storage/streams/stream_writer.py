@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from ddslogd.model.snapshot import Snapshot
     from ddslogd.scheduling.clock import Clock
     from ddslogd.storage.ledger.snapshot_records import Ledger
-    from ddslogd.storage.streams.overlap import Window, Witness
+    from ddslogd.storage.streams.overlap import ProofLine, Window
     from ddslogd.storage.streams.stream_appender import Appended
 
 P = ParamSpec("P")
@@ -236,7 +236,7 @@ class Streams:
             newest: The last file.
             state: How far the stream has come.
         """
-        if state is None or state.intent is not None or not state.stands_in:
+        if state is None or state.intent is not None or not state.is_own_reference:
             return None
         locate = partial(self._ends.locate, state, newest.size)
         return Seed(
@@ -253,7 +253,7 @@ class Streams:
         snapshot: Snapshot,
         new: Window,
         *,
-        witness: Witness | None,
+        proof_line: ProofLine | None,
         base: StreamState,
         origin: Origin,
         note: Callable[[Advance], None],
@@ -263,7 +263,7 @@ class Streams:
         Args:
             snapshot: The file, which has no copy of its own.
             new: What is behind.
-            witness: Has seen what the stream has of it.
+            proof_line: Has seen what the stream has of it.
             base: How far the stream had come when that was found.
             origin: As of ``catch_up``.
             note: Hears what the file brought.
@@ -286,7 +286,7 @@ class Streams:
                     return None
                 self._compared.add(series)
             held = snapshot.size - new.size
-            found = await self._run(self._look_behind, state, snapshot, new, witness, latest=self._latest(origin))
+            found = await self._run(self._look_behind, state, snapshot, new, proof_line, latest=self._latest(origin))
             if found is None:
                 return None
             intent, tail = found
@@ -306,7 +306,7 @@ class Streams:
             return replace(snapshot, path=after.reference)
 
     def _look_behind(
-        self, state: StreamState, snapshot: Snapshot, new: Window, witness: Witness | None, *, latest: datetime
+        self, state: StreamState, snapshot: Snapshot, new: Window, proof_line: ProofLine | None, *, latest: datetime
     ) -> tuple[Intent, bytes] | None:
         """Return what is to be appended of a file that the stream has the beginning of, and what is behind; blocks.
 
@@ -316,7 +316,7 @@ class Streams:
         if new.size - end > MOST_TAIL:
             return None
         shift = state.delivered - held
-        if not (witness and witness.proves(witness.since + shift, new)) and not self._ends.is_continued(
+        if not (proof_line and proof_line.proves(proof_line.since + shift, new)) and not self._ends.is_continued(
             state, held, new
         ):
             return None
@@ -335,7 +335,7 @@ class Streams:
         )
         return intent, new.read(end, new.size - end)
 
-    async def stand_in(self, series: str) -> None:
+    async def make_own_reference(self, series: str) -> None:
         """Let a stream stand for the snapshot that it is compared with, where it ends with the same bytes.
 
         Raises:
@@ -348,7 +348,7 @@ class Streams:
                 return
             tail = await self._run(self._ends.copied_tail, state)
             if tail is not None:
-                await self.book.stand_in(state, tail)
+                await self.book.make_own_reference(state, tail)
 
     async def _take_all(
         self,
@@ -375,7 +375,7 @@ class Streams:
         """Return what is to catch up, though no cycle may come: pairs of series and instance name."""
         settings = self._settings.current
         born_until = self._clock.now() - settings.stream.rotate.every
-        return await self.book.behind(born_until=born_until, stand_in=settings.kept_snapshots == "none")
+        return await self.book.behind(born_until=born_until, own_reference=settings.kept_snapshots == "none")
 
     async def is_covered(self, series: str) -> bool:
         """Return whether the snapshots on disk reach back to a stream's first line: it can be made of them again.
@@ -565,7 +565,7 @@ class Streams:
             if not await self._run(_is_readable, self._directory / snapshot.path):
                 await self._pass_over(snapshot, str(exc), gone=not await self._is_there(snapshot.path))
                 return None
-            if not state.stands_in and await self._run(_is_readable, self._directory / state.reference):
+            if not state.is_own_reference and await self._run(_is_readable, self._directory / state.reference):
                 raise
         # Compared with the stream itself.
         return await self._run(self._look, replace(state, reference=""), snapshot, latest)

@@ -24,7 +24,7 @@ from ddslogd.storage import paths
 from ddslogd.storage.ledger.snapshot_records import read_newest
 from ddslogd.storage.snapshots.checksums import Checks, Digests
 from ddslogd.storage.snapshots.partial_file import MOST_HELD, MOST_NEW, Desk, Part
-from ddslogd.storage.streams.overlap import HeldWindow, Witness
+from ddslogd.storage.streams.overlap import HeldWindow, ProofLine
 from ddslogd.storage.streams.stream_end import MOST_FILES
 from support.testbed import Bed, known_gaps, next_cycle
 
@@ -435,7 +435,7 @@ async def test_a_rebuild_is_refused_where_a_snapshot_in_between_is_gone(bed: Bed
         assert (done.short, stream(bed)) == ((f"streams/solo/{NODE}.log",), before)
 
 
-# --- a part that leans on other files ---------------------------------------------------------------------------------
+# --- a part whose first bytes stay in other files ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -449,18 +449,18 @@ def part_of(tmp_path: Path, desk: Desk) -> Part:
     return Part(tmp_path, tmp_path / "snapshots/x.20260102T030405.678Z.log", desk=desk)
 
 
-async def lean(part: Part, tmp_path: Path, *, total: int, start: int = 4) -> None:
+async def begin_in_place(part: Part, tmp_path: Path, *, total: int, start: int = 4) -> None:
     for name, content in (("a", b"0123456"), ("b", b"789")):
         (tmp_path / name).write_bytes(content)
     files = [(tmp_path / "a", 7), (tmp_path / "b", 3)]
-    witness = Witness(HeldWindow(b"0123456789"), since=0)
-    await part.lean(Identity(etag='"x"', total=total), files, start=start, witness=witness)
+    proof_line = ProofLine(HeldWindow(b"0123456789"), since=0)
+    await part.begin_in_place(Identity(etag='"x"', total=total), files, start=start, proof_line=proof_line)
 
 
 @pytest.mark.parametrize("new", [b"", b"ab", b"n" * MOST_NEW, b"n" * (MOST_NEW + 1)], ids=len)
 async def test_a_part_has_the_checksum_of_all_and_only_what_is_new(tmp_path: Path, desk: Desk, new: bytes) -> None:
     part, whole = part_of(tmp_path, desk), Digests(Checks())
-    await lean(part, tmp_path, total=6 + len(new))
+    await begin_in_place(part, tmp_path, total=6 + len(new))
     for start in range(0, len(new), 300_000):
         await part.append([new[start : start + 300_000]])
     await part.settle()
@@ -479,7 +479,7 @@ async def test_parts_wait_in_memory_only_as_far_as_all_of_them_fit(tmp_path: Pat
     parts = [part_of(tmp_path, desk) for _ in range(1 + MOST_HELD // MOST_NEW)]
     for number, part in enumerate(parts):
         part._final = part._final.with_name(f"{number}{part._final.name}")
-        await lean(part, tmp_path, total=6 + MOST_NEW)
+        await begin_in_place(part, tmp_path, total=6 + MOST_NEW)
 
     in_files = [part.path is not None for part in parts]
     for part in parts:
@@ -490,7 +490,7 @@ async def test_parts_wait_in_memory_only_as_far_as_all_of_them_fit(tmp_path: Pat
 
 async def test_more_than_the_object_has_is_refused(tmp_path: Path, desk: Desk) -> None:
     part = part_of(tmp_path, desk)
-    await lean(part, tmp_path, total=8)
+    await begin_in_place(part, tmp_path, total=8)
 
     with pytest.raises(Exception, match="more bytes than the object has"):
         await part.append([b"abc"])
@@ -501,12 +501,12 @@ async def test_a_part_whose_files_are_not_as_long_as_they_were_leaves_nothing(tm
     part = part_of(tmp_path, desk)
     (tmp_path / "a").write_bytes(b"01234567")
 
-    witness = Witness(HeldWindow(b"0123456"), since=0)
+    proof_line = ProofLine(HeldWindow(b"0123456"), since=0)
 
     with pytest.raises(Exception, match="not as long"):
-        await part.lean(Identity(etag='"x"', total=9), [(tmp_path / "a", 7)], start=0, witness=witness)
+        await part.begin_in_place(Identity(etag='"x"', total=9), [(tmp_path / "a", 7)], start=0, proof_line=proof_line)
 
-    assert (part.size, part.leans, part.resumable) == (0, False, False)
+    assert (part.size, part.in_place, part.resumable) == (0, False, False)
 
 
 # --- who proves that a file continues the stream ----------------------------------------------------------------------
@@ -514,11 +514,11 @@ async def test_a_part_whose_files_are_not_as_long_as_they_were_leaves_nothing(tm
 LINES = [f'{{"t":{{"$date":"2026-01-02T03:04:{at:02}.000Z"}}}}\n'.encode() for at in range(5)]
 
 
-def seen(text: bytes, *, since: int = 0, piece: int = 7) -> Witness:
-    witness = Witness(HeldWindow(text), since=since)
+def seen(text: bytes, *, since: int = 0, piece: int = 7) -> ProofLine:
+    proof_line = ProofLine(HeldWindow(text), since=since)
     for start in range(0, len(text), piece):
-        witness.read(start, text[start : start + piece])
-    return witness
+        proof_line.read(start, text[start : start + piece])
+    return proof_line
 
 
 @pytest.mark.parametrize(
