@@ -54,6 +54,7 @@ class Reserve:
     Attributes:
         lacking: Bytes by which it was too little for what was refused last, ``MOST_LACKING`` at the most; whoever makes
             room sets it back. Old files do not go for one that is larger than any log.
+        allocating: Held by who looks how much is free and takes it at once, without writing.
     """
 
     def __init__(self, keep_free: Callable[[], int] = lambda: 0) -> None:
@@ -61,6 +62,7 @@ class Reserve:
         self.lacking = 0
         self._taken = 0  # by those who are writing: the file system may not count it yet
         self._lock = threading.Lock()
+        self.allocating = threading.Lock()
 
     @property
     def keep_free(self) -> int:

@@ -542,10 +542,15 @@ def _preallocate(fd: int, size: int, reserve: Reserve) -> bool:
     """Reserve the blocks, so that a full disk shows now; return whether the file system can.
 
     What there is no room for is not even tried: the kernel would take all that is free before it finds out, and fail
-    every other writer of the host meanwhile.
+    every other writer of the host meanwhile; so would two of ours that are tried at the same time, of which one fits.
     """
-    if size > room_at(fd).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with reserve.allocating:
+        if size > room_at(fd).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return _allocate(fd, size, reserve)
+
+
+def _allocate(fd: int, size: int, reserve: Reserve) -> bool:
     with reserve.take(fd, size):
         if size == 0 or _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
             return True
