@@ -249,6 +249,7 @@ def configure(daemon: Daemon, sandbox: Sandbox, identity: Keystone) -> str:
         ("method: token", f"method: password\n      username: {USER}\n      domain_name: {DOMAIN}"),
         ("token: {env: DDSLOGD_TOKEN}", f"password: {{file: {daemon.password}}}"),
         ("every: 4s", "every: 2s"),
+        ("storage:\n", "storage:\n  snapshots: all\n"),  # they are counted
     ):
         assert old in text
         text = text.replace(old, new)
