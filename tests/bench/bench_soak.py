@@ -38,7 +38,16 @@ WARM_UP = 0.25  # of the time: snapshots of a day come together, and what is mad
 MOST_GROWTH_MIB = 6.0
 HOUR = timedelta(hours=1)
 # Of the line's text: less is kept than is collected, so that retention removes at every run.
-KEEP = "  keep_free: 0\n  snapshots: all\n  keep:\n    age: 1d\n    size: 30MiB\nstream:\n  rotate:\n    size: 200KiB\n    every: 6h"
+KEEP = """\
+  keep_free: 0
+  snapshots: all
+  keep:
+    age: 1d
+    size: 30MiB
+stream:
+  rotate:
+    size: 200KiB
+    every: 6h"""
 
 
 class FastClock:
