@@ -35,7 +35,7 @@ class Registration:
 
 
 async def heartbeat(database: Database, me: Registration, terms: LeaseTerms) -> bool:
-    """Say that this collector lives; return whether it is to be drained.
+    """Record that this collector lives; return whether it is to be drained.
 
     Raises:
         ClusterError: Another living collector has the name, or one that died less than a TTL ago.

@@ -70,7 +70,7 @@ class FileCollection:
         self._standings = standings
         self._known_files = known_files
         self._feed = feed
-        self._stream: StreamState | None = None  # that the file may lean on
+        self._stream: StreamState | None = None  # that may have the beginning of the file
         self._one_by_one = one_by_one
         self._file = link.file  # with another time where its bytes changed, see _as_of_now
         self._key = paths.key(self._file)
@@ -161,14 +161,13 @@ class FileCollection:
     async def _seed(self, newest: Snapshot | None) -> Seed | None:
         """Return what the file may begin with the end of."""
         settings = self._context.settings
-        if newest is None or settings.download.delta == "off" or settings.download.verify != "md5":
-            return None  # where no MD5 is taken of what comes now, nothing else would prove it
-        if settings.kept_snapshots == "none":
-            self._stream = await self._known_files.stream(self._file)
-            seed = self._archive.streams.seed(newest, self._stream)
-            if seed is not None:
-                return seed
-        return self._archive.store.seed(newest)
+        if newest is None or settings.download.delta == "off":
+            return None
+        seed = self._archive.store.seed(newest)
+        if seed is None or settings.kept_snapshots != "none":
+            return seed
+        self._stream = await self._known_files.stream(self._file)
+        return self._archive.streams.seed(newest, self._stream) or seed
 
     async def _fetch(self, part: Part, seed: Seed | None) -> Outcome:
         link, downloader, renew = self._link, self._context.account.downloader, self._export.renew

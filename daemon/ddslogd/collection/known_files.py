@@ -46,8 +46,8 @@ class KnownFiles:
             StorageError: The ledger cannot be used.
         """
         key = paths.key(file)
-        records = await self._of(paths.series(key))
-        newest = records.newest.get(paths.series(key)) if records else None
+        records = await self._of(series := paths.series(key))
+        newest = records.newest.get(series) if records else None
         if records is None or (newest and file.updated_at <= newest.file.updated_at and newest.key != key):
             return await self._ledger.known(key)
         held = newest is not None and newest.key == key
@@ -59,8 +59,7 @@ class KnownFiles:
         Raises:
             StorageError: The ledger cannot be used.
         """
-        series = paths.series(paths.key(file))
-        records = await self._of(series)
+        records = await self._of(series := paths.series(paths.key(file)))
         return records.states.get(series) if records else None
 
     async def same_beside(self, snapshot: Snapshot) -> str | None:

@@ -32,8 +32,6 @@ class StreamFeed:
         try:
             await self._archive.recovery.of(name)  # the ledger may be a new one since the cycle began
             await self._archive.streams.catch_up(series, origin=self._origin(), note=self._result.advances.append)
-            if self._context.settings.kept_snapshots == "none":
-                await self._archive.streams.make_own_reference(series)
         except StorageError as exc:
             self._result.failed_streams.append(exc)
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is this stream's alone

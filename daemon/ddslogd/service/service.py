@@ -324,8 +324,6 @@ class Service:
             origin = stream_origin(known.get(name), name, self._settings.current)
             try:
                 await streams.catch_up(series, origin=origin, note=_unheard)
-                if self._settings.current.kept_snapshots == "none":
-                    await streams.make_own_reference(series)
             except StorageError as exc:
                 log.error("stream.failed", instance=name, reason=str(exc))
             except Exception as exc:  # noqa: BLE001  # whatever it is, it is this stream's alone

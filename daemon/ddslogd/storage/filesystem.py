@@ -240,6 +240,18 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
+def write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all bytes into an open file, from a place on; blocks.
+
+    Raises:
+        OSError: The disk refuses; how much was written is not known.
+    """
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
+
+
 def md5_of(path: Path) -> str:
     """Read a whole file for its MD5; blocks."""
     with path.open("rb") as file:

@@ -352,20 +352,25 @@ class StreamBook:
 
         await self._ledger.run(write)
 
-    async def make_own_reference(self, state: StreamState, tail: bytes) -> None:
+    async def make_own_reference(self, state: StreamState, tail: bytes) -> StreamState:
         """Record that a stream ends with the bytes of the snapshot that it is compared with, and stands for it.
 
         Args:
             state: How far it has come.
             tail: What that snapshot has behind them.
-        """
 
-        def write(db: sqlite3.Connection) -> None:
-            _write_state(db, replace(state, reference=state.path, tail=tail))
+        Returns:
+            The state as the ledger has it.
+        """
+        after = replace(state, reference=state.path, tail=tail)
+
+        def write(db: sqlite3.Connection) -> StreamState:
+            _write_state(db, after)
             place = "UPDATE snapshots SET path = ? WHERE series = ? AND path = ?"  # those with the same bytes, too
             db.execute(place, (state.path, state.series, state.reference))
+            return after
 
-        await self._ledger.run(write)
+        return await self._ledger.run(write)
 
     async def take_back(self, paths: Sequence[str]) -> None:
         """Record that these files, which were about to make room, are there still."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ddslogd.model.errors import StorageError
 from ddslogd.storage.batch_executor import Grouped
 from ddslogd.storage.disk_space import Reserve
-from ddslogd.storage.filesystem import FILE_MODE, new_file, to_its_end
+from ddslogd.storage.filesystem import FILE_MODE, new_file, to_its_end, write_at
 from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.log_time import NEWEST, first_time, last_time
 from ddslogd.storage.streams.overlap import HeldWindow
@@ -137,7 +137,7 @@ class _Job(GroupedFile):
             os.fchmod(self._fd, FILE_MODE)
             lines = HeldWindow(b"".join(whole.chunks))
             with self._reserve.take(self._fd, len(lines.content)):
-                _write_all(self._fd, lines.content)
+                write_at(self._fd, lines.content, 0)
         else:
             if os.fstat(self._fd).st_size != whole.size:
                 raise StorageError(f"not as long as what was written to it, {CHANGED}: {whole.final}")
@@ -167,14 +167,3 @@ class _Job(GroupedFile):
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    """Write bytes from the descriptor's place on; blocks.
-
-    Raises:
-        OSError: The disk refuses; how much was written is not known.
-    """
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ddslogd.model.errors import StorageError
 from ddslogd.storage.batch_executor import Grouped
-from ddslogd.storage.filesystem import FILE_MODE, to_its_end
+from ddslogd.storage.filesystem import FILE_MODE, to_its_end, write_at
 from ddslogd.storage.streams import log_window
 from ddslogd.storage.streams.log_window import FileWindow
 from ddslogd.storage.streams.overlap import HeldWindow
@@ -190,7 +190,7 @@ class _WindowPiece:
         if isinstance(self.window, FileWindow):
             self.window.copy_to(fd, at, start=self.start, size=self.size)
         else:
-            _write_all(fd, self.read(0, self.size), at)
+            write_at(fd, self.read(0, self.size), at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +268,3 @@ def _is_as_left(path: Path, base: int, text: _Text) -> bool:
                 return False
             at += len(there)
     return True
-
-
-def _write_all(fd: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, at)
-        view, at = view[written:], at + written

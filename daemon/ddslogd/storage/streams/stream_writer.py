@@ -216,7 +216,10 @@ class Streams:
                 if await self._adopt(series, backlog.waiting, latest=self._latest(origin)):
                     backlog = await self.book.backlog(series)
                 state = await self._take_all(backlog, series, origin, note)
-            if state is not None and self._is_to_be_closed(state):
+            if state is None:
+                return
+            state = await self._own_reference(state)
+            if self._is_to_be_closed(state):
                 await self._close(state)
 
     def is_due(self, state: StreamState | None) -> bool:
@@ -335,20 +338,13 @@ class Streams:
         )
         return intent, new.read(end, new.size - end)
 
-    async def make_own_reference(self, series: str) -> None:
-        """Let a stream stand for the snapshot that it is compared with, where it ends with the same bytes.
-
-        Raises:
-            StorageError: The disk or the ledger refuses.
-        """
-        async with self._locks.setdefault(series, asyncio.Lock()):
-            backlog = await self.book.backlog(series)
-            state = backlog.state
-            if state is None or backlog.waiting or state.intent is not None or _is_of_old_layout(state):
-                return
-            tail = await self._run(self._ends.copied_tail, state)
-            if tail is not None:
-                await self.book.make_own_reference(state, tail)
+    async def _own_reference(self, state: StreamState) -> StreamState:
+        """Let a stream stand for the snapshot that it is compared with, if none is to stay and it ends with that one."""
+        is_wanted = self._settings.current.kept_snapshots == "none" and state.reference and not state.is_own_reference
+        if not is_wanted or state.intent is not None or _is_of_old_layout(state):
+            return state
+        tail = await self._run(self._ends.copied_tail, state)
+        return state if tail is None else await self.book.make_own_reference(state, tail)
 
     async def _take_all(
         self,
@@ -482,9 +478,7 @@ class Streams:
         """Record lines that no file but the stream's own has, where all of them are there; return whether they are."""
         if not await self._run(self._is_appended, intent):
             return False
-        parts = []
-        if state.size and not state.closed and intent.path != state.path:
-            parts = await self._run(self._closed_before, state, intent)
+        parts = await self._closed_with(state, intent)
         after = state.after(intent, now=self._clock.now())
         after = replace(after, reference="", delivered=0, complete=False)  # what else the file had is not known
         await self.book.commit(after, intent, parts=parts)
@@ -693,8 +687,7 @@ class Streams:
             if not appended.is_done:
                 intent, appended = await self._append_elsewhere(state, intent, lines)
             trouble = appended.link_trouble
-            if state.size and not state.closed and intent.path != state.path:
-                parts = await self._run(self._closed_before, state, intent)
+            parts = await self._closed_with(state, intent)
         after = state.after(intent, now=self._clock.now(), tail=tail)
         entry = entry and replace(entry, path=after.reference, first_at=intent.first_at, last_at=intent.last_at)
         after = await self.book.commit(after, intent, parts=parts, entry=entry)
@@ -726,6 +719,11 @@ class Streams:
         if not appended.is_done:
             raise StorageError(f"others write to the files of this stream: {path}")
         return intent, appended
+
+    async def _closed_with(self, state: StreamState, intent: Intent) -> list[StreamPart]:
+        """Describe what is closed with an intent: nothing, unless another file begins with it."""
+        begins = state.size and not state.closed and intent.path != state.path
+        return await self._run(self._closed_before, state, intent) if begins else []
 
     def _closed_before(self, state: StreamState, intent: Intent) -> list[StreamPart]:
         """Describe what is closed as a file begins; blocks."""

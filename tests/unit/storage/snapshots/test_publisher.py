@@ -175,14 +175,14 @@ async def test_every_file_is_synced_before_its_name_and_every_directory_after(
 async def test_a_bug_is_told_to_one_file_alone_and_leaves_neither_descriptor_nor_part(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.write
+    real = os.pwrite
 
-    def broken(fd: int, data: memoryview) -> int:
+    def broken(fd: int, data: memoryview, at: int) -> int:
         if data.tobytes() == b"bad\n":
             raise MemoryError
-        return real(fd, data)
+        return real(fd, data, at)
 
-    monkeypatch.setattr(os, "write", broken)
+    monkeypatch.setattr(os, "pwrite", broken)
     before = len(list(Path("/proc/self/fd").iterdir()))
     ended = await publish_all(publisher, whole(tmp_path, "a"), whole(tmp_path, "b", b"bad\n"), whole(tmp_path, "c"))
 
