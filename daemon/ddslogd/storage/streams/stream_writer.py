@@ -339,7 +339,7 @@ class Streams:
         return intent, new.read(end, new.size - end)
 
     async def _own_reference(self, state: StreamState) -> StreamState:
-        """Let a stream stand for the snapshot that it is compared with, if none is to stay and it ends with that one."""
+        """Let a stream stand for the snapshot that it is compared with, if none is to stay and it ends with that."""
         is_wanted = self._settings.current.kept_snapshots == "none" and state.reference and not state.is_own_reference
         if not is_wanted or state.intent is not None or _is_of_old_layout(state):
             return state
